@@ -489,6 +489,8 @@ def read_posts(args: argparse.Namespace) -> tuple[list[str], Counter[str]]:
         try:
             if real in seen:
                 raise SkippedError("same file as another or as the output")
+            if not Path(real).is_relative_to(os.path.realpath(args.posts)):
+                raise SkippedError("a link that leads out of the folder")
             raw = read_text(path, args.max_mb)
             if date == UNDATED and min(texts.values(), default=UNDATED) < UNDATED:
                 raise SkippedError("no date in its name")

@@ -475,6 +475,14 @@ def test_a_rerun_gives_the_same_bytes_and_ignores_its_own_output(tmp_path):
     assert run(posts, output=posts / "blog.txt") == first == (0, "a\n\n\nb\n")
 
 
+def test_links_that_lead_out_of_the_folder_are_not_read(tmp_path, capsys):
+    posts = blog(tmp_path, {"2020-01-01-a.md": "a"})
+    (tmp_path / "2020-01-02-secret.md").write_text("secret")
+    (posts / "2020-01-02-b.md").symlink_to(tmp_path / "2020-01-02-secret.md")
+    assert run(posts) == (0, "a\n")
+    assert "leads out of the folder" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
 def test_odd_things_in_the_folder(tmp_path, capsys):
     posts = blog(tmp_path, {"2020-01-01-a.md": "a", "2020-01-02-b.md/x.png": "", "2020-01-03-c\n\x1b.md": "c"})
