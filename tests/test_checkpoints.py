@@ -10,9 +10,12 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import weakref
+from collections import Counter
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -320,6 +323,16 @@ def test_fewer_steps_than_done_means_finished_or_a_sentence(lesson, tmp_path):
         assert_usable(lesson, run)
 
 
+def test_fewer_steps_asked_for_by_mistake_lose_nothing(lesson, tmp_path):
+    whole = finish(lesson, new_run(lesson))
+    train_until(lesson, new_run(lesson), 40, tmp_path)
+    with suppress(ValueError):
+        finish(lesson, resumed(lesson, tmp_path, max_iters=20), tmp_path)
+    run = finish(lesson, resumed(lesson, tmp_path))
+    assert torch.equal(run.losses, whole.losses)
+    assert differences(whole.averaged.state_dict(), run.averaged.state_dict()) == []
+
+
 def test_patience_and_capture_may_change(lesson, tmp_path):
     train_until(lesson, new_run(lesson), 30, tmp_path)
     assert finish(lesson, resumed(lesson, tmp_path, patience=50, capture=False)).step == 60
@@ -330,7 +343,8 @@ def test_checkpoint_from_a_gpu_is_resumed_or_refused_in_one_sentence(lesson, tmp
     train_until(lesson, new_run(lesson), 10, tmp_path)
     path, foreign = newest(tmp_path), torch.zeros(16, dtype=torch.uint8)
     saved = torch.load(path, weights_only=True)
-    torch.save(saved | dict(random=saved["random"] | dict(batches=foreign, cuda=foreign)), path)
+    identity = saved["identity"] | dict(device="cuda")
+    torch.save(saved | dict(identity=identity, random=saved["random"] | dict(batches=foreign, cuda=foreign)), path)
     try:
         assert finish(lesson, resumed(lesson, tmp_path)).finished
     except ValueError as error:
@@ -390,6 +404,20 @@ def test_unreadable_files_with_higher_numbers_cost_no_checkpoint(lesson, tmp_pat
     assert resumed(lesson, tmp_path).step == 30
 
 
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), torch.OutOfMemoryError("CUDA is full")])
+def test_good_file_that_cannot_be_read_just_now_is_kept(lesson, tmp_path, monkeypatch, error):
+    """A mounted drive may fail for a moment; the file must be there, under its name, at the next try."""
+    train_until(lesson, new_run(lesson), 30, tmp_path)
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch, suppress(type(error), ValueError):
+        patch.setattr(torch, "load", fail)
+        resumed(lesson, tmp_path)
+    assert resumed(lesson, tmp_path).step == 30
+
+
 def no_space(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -429,6 +457,39 @@ def test_folder_that_cannot_be_written_is_reported_and_training_goes_on(lesson, 
     assert finish(lesson, run, folder).finished
     assert f"checkpoint_folder={str(folder)!r}" in capsys.readouterr().out
     assert file.read_text() == "mine"
+
+
+@contextmanager
+def without_privileges():
+    """Root may write everywhere, so be somebody else for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs a system with users and permissions")
+@pytest.mark.parametrize("mode", [0o555, 0o000], ids=["read only", "no access"])
+def test_folder_of_somebody_else_is_reported_and_training_goes_on(lesson, capsys, mode):
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        folder = Path(place) / "theirs"
+        train_until(lesson, new_run(lesson), 30, folder)
+        assert resumed(lesson, folder).step == 30
+        (folder / "checkpoint-00000040.pt.12345.part").write_bytes(b"cut off")
+        folder.chmod(mode)
+        try:
+            with without_privileges():
+                run = resumed(lesson, folder)
+                assert run.step == (30 if mode == 0o555 else 0)
+                assert finish(lesson, run, folder).finished
+        finally:
+            folder.chmod(0o755)
+        assert f"checkpoint_folder={str(folder)!r}: not saved" in capsys.readouterr().out
+        assert saved_steps(folder) == [20, 30]
 
 
 @pytest.mark.parametrize("folder", ["~nobody-of-that-name/runs", 5])
@@ -581,19 +642,18 @@ def wait_to_kill(process, death, folder, moment):
 
 
 def finish_despite(program, deaths, folder, draw, seconds):
-    """Train in `folder`, dying each of `deaths`, until the end; returns (kills survived, final state)."""
-    kills = 0
+    """Train in `folder`, dying each of `deaths`, until the end; returns (how it was killed, final state)."""
+    kills, result = Counter(), folder.with_suffix(".result")
     for death in [*deaths, None]:
-        process = program(RUNNER, folder, death, draw.randint(1, 4), folder.with_suffix(".result"))
+        process = program(RUNNER, folder, death, draw.randint(1, 4), result)
         wait_to_kill(process, death, folder, draw.uniform(0, seconds))
         output = process.stdout.read()
         process.wait()
         assert process.returncode in (0, -signal.SIGKILL), output
         assert "cannot be read" not in output
-        kills += process.returncode != 0
         if process.returncode == 0:
             break
-    result = folder.with_suffix(".result")
+        kills[death] += 1
     return kills, torch.load(result, weights_only=False)
 
 
@@ -601,7 +661,7 @@ def test_killed_run_ends_as_if_nothing_had_happened(program, uninterrupted, tmp_
     whole, seconds = uninterrupted
     deaths = ["half written", "after the rename", "random moment"]
     kills, final = finish_despite(program, deaths, tmp_path / "run", random.Random(5), seconds / 2)
-    assert kills >= 2, "two of them are certain"
+    assert kills["half written"] == kills["after the rename"] == 1
     assert differences(whole, final) == []
     assert saved_steps(tmp_path / "run") == [140, 150]
     assert len(list((tmp_path / "run").iterdir())) == 2
@@ -610,18 +670,18 @@ def test_killed_run_ends_as_if_nothing_had_happened(program, uninterrupted, tmp_
 @pytest.mark.slow
 def test_fifty_kills(program, uninterrupted, tmp_path):
     whole, seconds = uninterrupted
-    draw, survived = random.Random(), 0
+    draw, survived = random.Random(), Counter()
     certain = ["half written", "before the rename", "after the rename", "a .part file"]
     for number in range(100):
-        deaths = ["random moment", certain[number % 4], "random moment", "random moment", certain[(number + 2) % 4]]
+        deaths = [certain[number % 4], "random moment", "random moment", certain[(number + 2) % 4], "random moment"]
         kills, final = finish_despite(program, deaths, tmp_path / f"run{number}", draw, seconds / 2)
         survived += kills
         assert differences(whole, final) == [], f"run {number}"
         assert saved_steps(tmp_path / f"run{number}") == [140, 150]
-        if survived >= 50:
+        if survived.total() >= 50:
             break
-    print(f"{survived} kills survived in {number + 1} runs")
-    assert survived >= 50
+    print(f"{survived.total()} kills survived in {number + 1} runs: {dict(survived)}")
+    assert survived.total() >= 50 and min(survived[death] for death in certain[:3]) >= 3
 
 
 def test_two_runs_at_once_in_one_folder(program, uninterrupted, tmp_path):
@@ -769,11 +829,11 @@ print(json.dumps(stops))
 
 
 def test_stop_at_random_moments(program):
-    process = program(STOPPER, 12, random.randrange(10**6))
+    process = program(STOPPER, 8, random.randrange(10**6))
     output = process.communicate()[0]
     assert process.returncode == 0, output
     stops = json.loads(output.splitlines()[-1])
-    assert len(stops) == 12 and sum(step < 150 for step in stops) >= 4, stops
+    assert len(stops) == 8 and sum(step < 150 for step in stops) >= 2, stops
 
 
 # ---------------------------------------------------------------------------------------------------------------------

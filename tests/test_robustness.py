@@ -1,6 +1,7 @@
 """Whatever a reader types into the form, and whatever the text is: it works, or one sentence says why not."""
 import http.server
 import math
+import os
 import random
 import re
 import socket
@@ -221,6 +222,22 @@ def test_cache_that_cannot_be_used_is_no_obstacle(lesson, cache, server, words, 
         assert lesson.load_text(server.url + "/a.txt") == words
 
 
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs a system with users and permissions")
+def test_cache_in_a_folder_of_somebody_else_is_no_obstacle(lesson, cache, server, words):
+    server.pages["/a.txt"] = words.encode()
+    assert lesson.load_text(server.url + "/a.txt") == words
+    cache.parent.chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # root may write everywhere
+    try:
+        assert lesson.load_text(server.url + "/a.txt") == words
+    finally:
+        os.seteuid(user)
+        cache.parent.chmod(0o755)
+    assert server.hits["/a.txt"] == 2
+
+
 def test_disk_full_while_caching_is_no_obstacle(lesson, cache, server, words, monkeypatch):
     write = Path.write_bytes
 
@@ -350,6 +367,15 @@ def test_text_too_poor_to_learn_from_is_refused_by_name(lesson, cache, form, nam
     with pytest.raises(ValueError) as caught:
         learn_two_steps(lesson, lesson.load_text("x.txt"), form | {"block_size": 2})
     assert_one_sentence(str(caught.value), "text_source='x.txt' ")
+
+
+@pytest.mark.parametrize("length", [40, 43, 50, 60, 100])
+def test_shortest_texts_train_or_are_refused_in_one_sentence(lesson, cache, form, length):
+    Path("x.txt").write_text(("abcdefghij " * 10)[:length])
+    try:
+        learn_two_steps(lesson, lesson.load_text("x.txt"), form | {"block_size": 2})
+    except ValueError as error:
+        assert_one_sentence(str(error), "text_source")
 
 
 def test_text_shorter_than_the_block_names_block_size(lesson, form, words):
