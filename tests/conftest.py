@@ -1,5 +1,6 @@
 """The notebook as data, and its definitions as a namespace that tests can call."""
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import matplotlib
 import pytest
 
 matplotlib.use("Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only get into each other's way
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -39,4 +41,5 @@ def lesson(code_cells):
     for cell in code_cells:
         if "definitions" in tags(cell):
             exec(compile(source(cell), cell["id"], "exec"), namespace)
-    return SimpleNamespace(**{name: value for name, value in namespace.items() if not name.startswith("__")}, globals=namespace)
+    defined = {name: value for name, value in namespace.items() if not name.startswith("__")}
+    return SimpleNamespace(**defined, globals=namespace)
