@@ -222,7 +222,6 @@ def test_cache_that_cannot_be_used_is_no_obstacle(lesson, cache, server, words, 
         assert lesson.load_text(server.url + "/a.txt") == words
 
 
-@pytest.mark.xfail(reason="known gap: a cache without reading rights is reported as an unreadable text")
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs a system with users and permissions")
 def test_cache_in_a_folder_of_somebody_else_is_no_obstacle(lesson, cache, server, words):
     server.pages["/a.txt"] = words.encode()
