@@ -16,6 +16,7 @@ import time
 import weakref
 from collections import Counter
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ import torch
 from conftest import source, tags
 
 TEXT = "Tea was late. The 7:12 was later; nobody minded.\nBread rose, and the kettle sang of rain & rust.\n" * 15
+BACKWARDS = TEXT + TEXT[::-1][:len(TEXT) // 9]  # to validate on what training makes ever less likely
 
 
 class FastClock:
@@ -147,10 +149,10 @@ VARIANTS = {
     "the article's architecture": dict(position="learned", norm="layer", activation="relu", bias=True),
     "PyTorch's attention, tied weights": dict(attention="pytorch", position="learned", tie_weights=True),
     "no dropout, no corruption": dict(dropout=0.0, attention_dropout=0.0, corruption=0.0),
-    "decay to nothing": dict(final_lr=0.0),
+    "windows read once": dict(agreement=0.0),
     "fp16 with loss scaling": dict(number_format="fp16"),
     "bf16": dict(number_format="bf16"),
-    "early stop": dict(patience=1, eval_interval=10, learning_rate=0.1),
+    "early stop": dict(patience=2, eval_interval=10, learning_rate=0.01, text=BACKWARDS),
 }
 
 
@@ -261,6 +263,7 @@ OTHER = {  # change: what the sentence names
     "batch_size=8": "batch_size",
     "weight_decay=0.1": "weight_decay",
     "corruption=0.0": "corruption",
+    "agreement=0.0": "agreement (2.0 there, 0.0 here)",
     "seed=2": "seed",
     "number_format='bf16'": "number_format",
     "text=TEXT.replace('Tea', 'tea', 1)": "text",
@@ -941,7 +944,7 @@ def out_of_memory():
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
 
-@pytest.mark.parametrize("which, call", [("model", 1), ("model", 8), ("averaged", 1), ("averaged", 3)])
+@pytest.mark.parametrize("which, call", [("worker", 1), ("worker", 8), ("averaged", 1), ("averaged", 3)])
 def test_out_of_memory_says_what_to_halve_and_frees_what_it_held(lesson, outside, which, call):
     run = new_run(lesson)
     held = fail_in_forward(getattr(run, which), call, out_of_memory)
@@ -950,21 +953,67 @@ def test_out_of_memory_says_what_to_halve_and_frees_what_it_held(lesson, outside
     assert str(caught.value).startswith("batch_size=4 with block_size=16 ") and "halve one" in str(caught.value)
     assert held and held[0]() is None, "the failed step's tensors live on"
     assert not run.optimizer.state and run.replay is None
-    assert all(p.grad is None for p in run.model.parameters())
+    assert all(p.grad is not None for p in run.model.parameters()), "or this Run could not go on with more memory"
     assert finish(lesson, new_run(lesson, batch_size=2)).finished
 
 
 def test_out_of_memory_on_a_processor_says_the_same(lesson):
     """There PyTorch raises a RuntimeError; batch_size=65536 is enough for that."""
     run = new_run(lesson)
-    fail_in_forward(run.model, 3, lambda: torch.empty(2**55))
+    fail_in_forward(run.worker, 3, lambda: torch.empty(2**55))
     with pytest.raises(MemoryError, match="batch_size=4 with block_size=16 .*halve one"):
         lesson.train(run)
 
 
 def test_other_errors_pass_through(lesson, outside):
     run = new_run(lesson)
-    fail_in_forward(run.model, 3, lambda: torch.zeros(2) @ torch.zeros(3))
+    fail_in_forward(run.worker, 3, lambda: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
         lesson.train(run)
     assert run.optimizer.state
+
+
+FULL = [out_of_memory, lambda: torch.empty(2**55)]  # as a GPU says it, and as a processor does
+
+
+@pytest.mark.parametrize("failure", FULL, ids=["GPU", "processor"])
+@pytest.mark.parametrize("place", ["GPT", "Run"])
+def test_network_that_does_not_fit_is_refused_and_frees_what_it_held(lesson, monkeypatch, place, failure):
+    example, held, freed = new_run(lesson), [], []
+    data = (example.tokenizer, example.train_ids, example.val_ids)
+
+    def fail(*_):
+        weights = torch.zeros(1000)
+        held.append(weakref.ref(weights))
+        failure()
+
+    with monkeypatch.context() as patch:
+        patch.setitem(lesson.globals, place, fail)
+        patch.setattr(torch.cuda, "empty_cache", lambda: freed.append(held[0]() is None))
+        with pytest.raises(MemoryError) as caught:
+            lesson.start(example.model.cfg, example.cfg, *data)
+    assert_one_sentence(str(caught.value), "n_embd=16 with n_layer=1 ")
+    assert "halve n_embd" in str(caught.value)
+    assert freed == [True], "the GPU's memory is given back once nothing lives in it"
+    assert caught.value.__cause__ is None and caught.value.__context__ is None
+    assert finish(lesson, lesson.start(replace(example.model.cfg, n_embd=8), example.cfg, *data)).finished
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, KeyboardInterrupt])
+def test_other_errors_in_making_a_network_pass_through(lesson, monkeypatch, kind):
+    example = new_run(lesson)
+
+    def fail(*_):
+        raise kind("something else")
+
+    monkeypatch.setitem(lesson.globals, "GPT", fail)
+    with pytest.raises(kind, match="^something else$"):
+        lesson.start(example.model.cfg, example.cfg, example.tokenizer, example.train_ids, example.val_ids)
+
+
+def test_started_run_is_the_one_that_is_built_by_hand(lesson):
+    by_hand = new_run(lesson, seed=7)
+    run = lesson.start(by_hand.model.cfg, by_hand.cfg, by_hand.tokenizer, by_hand.train_ids, by_hand.val_ids)
+    before = state(run)  # with the state of the random numbers that `start` left
+    assert differences(before, state(new_run(lesson, seed=7))) == []
+    assert run.model.cfg == by_hand.model.cfg and run.cfg == by_hand.cfg

@@ -427,7 +427,7 @@ def test_large_text_works(lesson, cache, form, megabytes, seconds):
 # Hyperparameters
 
 WHOLE = ["n_layer", "n_head", "n_embd", "block_size", "batch_size", "max_iters", "patience", "seed"]
-REAL = ["dropout", "learning_rate", "weight_decay", "corruption"]
+REAL = ["dropout", "learning_rate", "weight_decay", "corruption", "agreement"]
 SWITCH = ["bias", "tie_weights", "capture", "compile"]
 CHOICE = ["attention", "position", "norm", "residual", "activation", "number_format"]
 NO_NUMBER = ["", "twelve", "3", None, NAN, INF, -INF, True, [4], 1j]
@@ -441,7 +441,7 @@ REFUSED += [("configuration", value) for value in ["", "huge", "Small", None, 10
 REFUSED += [
     ("dropout", 1), ("dropout", 1.0), ("dropout", 0.95), ("corruption", 1), ("learning_rate", 1.5), ("n_layer", 257),
     ("n_embd", 16_385), ("block_size", 1), ("block_size", 8193), ("seed", 2**31 + 1), ("learning_rate", "automatic"),
-    ("n_layer", "automatic"),
+    ("n_layer", "automatic"), ("agreement", "automatic"), ("agreement", 100.5),
 ]
 
 
@@ -523,7 +523,8 @@ WORKS = [
     "block_size=2", "block_size=3", "block_size=256", "batch_size=1", "batch_size=37", "max_iters=1",
     "max_iters='automatic'", "max_iters=10_000_000", "patience=1", "patience=1_000_000", "seed=0", "seed=2**31",
     "dropout=0", "dropout=0.9", "learning_rate=0", "learning_rate=1e-30", "learning_rate=1", "weight_decay=0",
-    "weight_decay=100", "corruption=0", "corruption=0.9", "corruption='automatic'", "bias=True", "tie_weights=True",
+    "weight_decay=100", "corruption=0", "corruption=0.9", "corruption='automatic'", "agreement=0", "agreement=1",
+    "agreement=100", "agreement=2.0, dropout=0.9", "agreement=2.0, dropout=0", "bias=True", "tie_weights=True",
     "capture=False", "attention='manual'", "attention='manual', dropout=0.9", "attention='none'",
     "attention='none', position='none', norm='none'", "attention='pytorch', position='learned'",
     "attention='pytorch', position='none'",
@@ -531,6 +532,9 @@ WORKS = [
     "position='sinusoidal'", "position='none'", "norm='layer'", "norm='layer', bias=True", "norm='none'",
     "residual='off'", "residual='bug'", "residual='bug', attention='none'", "activation='gelu'", "activation='relu'",
     "number_format='fp32'", "number_format='bf16'", "number_format='fp16'", "number_format='automatic'",
+    *(f"number_format={kind!r}, {part}" for kind in ("bf16", "fp16") for part in (
+        "attention='manual'", "attention='pytorch', position='learned'", "attention='none'", "position='sinusoidal'",
+        "norm='layer', bias=True", "norm='none'", "tie_weights=True", "agreement=0", "n_embd=12")),
 ]
 
 
