@@ -157,10 +157,14 @@ TAG = rf"""<(?P<slash>/?){NAME}(?=[\s/>])(?:(?:[^<>"']|"[^"<]*+"|'[^'<]*+')*+|[^
 ANY_TAG = re.compile(TAG, re.IGNORECASE)
 
 # What the hider stops at, and the method that deals with it. The first that matches wins.
-HTML_OPENERS = {"comment": r"<!--|\{::comment\}", "tag": TAG, "dropped": r"<!doctype[^<>]*+>|<\?[^<>]*+>"}
+HTML_OPENERS = {
+    "comment": r"<!--|\{::comment\}",
+    "tag": rf"(?<!\]\(){TAG}",  # `[text](<a b.png>)` is a link with a space in its target
+    "dropped": r"<!doctype[^<>]*+>|<\?[^<>]*+>",
+}
 MARKDOWN_OPENERS = HTML_OPENERS | {
     "escape": r"\\[\\`<$\[{]",
-    "fence": r"^(?P<prefix>[ \t>]*+(?:(?:[-*+]|\d{1,9}[.)])[ \t]++)*+)(?P<mark>`{3,20}+(?=[^`\n]*+$)|~{3,20}+)[^\n]*+",
+    "fence": r"^(?P<prefix>[ \t>]*+(?:(?:[-*+]|\d{1,9}[.)])[ \t>]++)*+)(?P<mark>`{3,20}+(?=[^`\n]*+$)|~{3,20}+)[^\n]*+",
     "span": r"(?<!`)`{1,20}+(?!`)",
     "display_math": r"^[ \t>]*+\$\$[^$]*+(?:\$(?!\$)[^$]*+)*+\$\$[ \t]*+$",
     "inline_math": r"\$\$[^$]++\$\$|\$(?![\s$])[^$\n]*[^\s$\\]\$(?!\w)",
@@ -175,17 +179,28 @@ class MarkupHider:
 
     def __init__(self, text: str) -> None:
         self.text, self.finder = text, Finder(text)
-        self.closing_tags = Counter(tag["name"].lower() for tag in ANY_TAG.finditer(text) if tag["slash"])
+        self.tags: list[re.Match] = []  # those outside code
+        self.closing_tags: Counter[str] = Counter()  # those to come
         self.open_tags: Counter[str] = Counter()
+        self.outermost = ""
 
     def run(self, openers: dict[str, str]) -> str:
         """Return the text with its markup disguised."""
         any_opener = "|".join(f"(?P<{name}>{pattern})" for name, pattern in openers.items())
         any_opener = re.compile(any_opener, re.MULTILINE | re.IGNORECASE)
         text = rewrite(self.text, any_opener, lambda opener: getattr(self, opener.lastgroup)(opener))
-        # Lines inside HTML may be indented at will; to Markdown they would look like code.
-        html_block = re.compile(rf"(?:^([ \t]*+))?{HTML_START}([^{HTML_END}]*+){HTML_END}?", re.MULTILINE)
-        return html_block.sub(lambda block: re.sub(r"\n[ \t]++", "\n" + (block[1] or ""), block.expand(r"\1\2")), text)
+        tags = iter(self.tags)
+        text = re.sub(TAG_START, lambda _: self.edge_of_html(next(tags)) + TAG_START, text)
+        # Lines inside HTML may be indented at will, in quotes, too; to Markdown they would look like code. But they may
+        # be code indeed, when the line where the HTML begins is as much indented.
+        html_block = rf"(?:^([ \t>]*+)([^\n{HTML_START}]*+))?{HTML_START}([^{HTML_END}]*+){HTML_END}?"
+
+        def unindent(block: re.Match) -> str:
+            indent = len((block[1] or "").rpartition(">")[2])
+            line_start = rf"(\n(?:[ \t]*+>)*+[ \t]{{0,{indent}}}+)[ \t]*+"
+            return re.sub(line_start, r"\1", block.expand(r"\1\2\3"))
+
+        return re.sub(html_block, unindent, text, flags=re.MULTILINE)
 
     def between(self, opener: re.Match, end: re.Match) -> str:
         """The text inside."""
@@ -236,16 +251,24 @@ class MarkupHider:
         if end:
             code = without_tags(self.between(opener, end))
             return (f"\n\n{hide_block(code)}\n\n" if name == "pre" else hide_span(code)), end.end()
-        return self.edge_of_html(opener) + TAG_START + opener[0].translate(HIDE) + TAG_END, opener.end()
+        self.tags.append(opener)
+        self.closing_tags[name] += bool(opener["slash"])
+        return TAG_START + opener[0].translate(HIDE) + TAG_END, opener.end()
 
     def edge_of_html(self, tag: re.Match) -> str:
-        """Mark where HTML begins and ends, by counting open tags. A tag that is never closed holds nothing."""
+        """Mark where HTML begins and ends, by counting open tags; the end of the outermost one ends all others.
+
+        A tag that is never closed holds nothing.
+        """
         name, was_inside = tag["name"].lower(), any(self.open_tags.values())
         if tag["slash"]:
             self.closing_tags[name] -= 1
             self.open_tags[name] -= self.open_tags[name] > 0
+            if name == self.outermost and not self.open_tags[name]:
+                self.open_tags.clear()
         else:
             self.open_tags[name] += self.closing_tags[name] > self.open_tags[name]
+            self.outermost = self.outermost if was_inside else name
         is_inside = any(self.open_tags.values())
         return "" if is_inside == was_inside else HTML_START if is_inside else HTML_END
 
@@ -276,7 +299,8 @@ HANGING = r"^ {0,3}(?:\[\^([^\]\s]++)\]:|:(?=[ \t]))[ \t]*+"  # starts a footnot
 KRAMDOWN = {
     r"^ {0,3}(?:[-*+]|\d++\.)[ \t][^\n]*+\n[ \t]*+\{:[^}\n]*\btoc\b[^}\n]*+\}": "",  # a list that becomes the contents
     r"^[ \t>]*+\{:[^{}\n]*+\}[ \t]*+$": "",  # {: .class } on a line of its own
-    rf"(?:(?<=[*_`)\]>\"'{TAG_END}\U000F0000-\U000F107F])|(?<=^[-*+] ))\{{:[^{{}}\n]*+\}}": "",  # or behind words
+    rf"(?<=[*_`)\]>\"'{TAG_END}\U000F0000-\U000F107F])\{{:[^{{}}\n]*+\}}": "",  # or behind words
+    r"^([ \t>]*+(?:(?:[-*+]|\d++\.)[ \t>]++)++)\{:[^{}\n]*+\}": r"\1",  # or at the start of a list's item
     r"\{:[:/][^{}\n]*+\}": "",  # {::nomarkdown}, {:/}
     r"(?<=[ \t])\{\#[\w:.-]++\}(?=[ \t]*+$)": "",  # a heading's {#name}
     r"^ {0,3}\*\[[^\]\n]++\]:[^\n]*+|^\^[ \t]*+$": "",  # an abbreviation's definition, a block's end
@@ -306,8 +330,8 @@ class Renderer(mistune.HTMLRenderer):
         return text
 
     def block_code(self, code: str, info: str | None = None) -> str:
-        """Indented code; fenced code has been dealt with before."""
-        return hide_block(show_tags(code).translate(SHOW_GHOSTS))
+        """Indented code; fenced code has been dealt with before (but comes here from deep inside a quote)."""
+        return hide_block(show_tags(code).translate(SHOW_GHOSTS).strip(CODE_START + CODE_END + "\n"))
 
 
 TABLES = ["table", "mistune.plugins.table.table_in_list", "mistune.plugins.table.table_in_quote"]
@@ -368,7 +392,7 @@ URL = rf"(?ia)\b(?:(?:https?|ftp)://|(?=www\.))(?P<host>[\w-]++(?:\.[\w-]++)*+)(
 LEFTOVERS = {
     r"(?<![\w\]])\[([^\[\]\n]++)\]\[[^\[\]\n]*+\]": r"\1",  # a link that a template would have defined
     r"\*\*(?=\S)([^*\n]++)\*\*": r"\1",  # Markdown leaves `**"a":**b` alone, kramdown does not
-    r"^((?:- |\d{1,9}\. ).*)\n\n(?=- |\d{1,9}\. )": r"\1\n",  # an empty line between items
+    r"^((?:- |\d{1,9}\. ).*)\n\n+(?=- |\d{1,9}\. )": r"\1\n",  # an empty line between items
 }
 
 
@@ -421,7 +445,8 @@ def clean_post(raw: str, *, titles: bool = True, unpublished: bool = False, **op
 
     The options are `code` ("drop" or "keep"), `urls` ("host", "drop" or "keep"), and the switches `fold` (quotes and
     dashes to ASCII) and `markdown` (off for HTML files). Cleaning the result again changes nothing, unless it shows
-    markup as text (from code or escapes), or lines that belong together (table rows, forced line breaks).
+    markup as text (from code or escapes), lines that belong together (table rows, forced line breaks), or a numbered
+    list inside another.
     """
     header, body = split_front_matter(plain_characters(raw))
     if not unpublished and str(header.get("published")).lower() in ("false", "no", "off"):
@@ -555,6 +580,15 @@ def write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def may_be_post(args: argparse.Namespace, texts: list[str]) -> bool:
+    """Whether the output is a file among the posts that no earlier run wrote: such a run's file shows a post's text."""
+    files = find_files(args.posts, drafts=True) if args.output.is_file() else []
+    if not any(os.path.exists(path) and os.path.samefile(path, args.output) for path in files):
+        return False
+    old = args.output.read_text(encoding="utf-8", errors="replace")
+    return not set(texts) & set(old.rstrip("\n").split(POST_BREAK))
+
+
 def summarize(texts: list[str], text: str, skipped: Counter[str]) -> None:
     """Tell what was built."""
     counts = Counter(text)
@@ -568,7 +602,7 @@ def summarize(texts: list[str], text: str, skipped: Counter[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build the file. Returns 0; 1 without usable posts, 3 if it cannot write (2 is argparse's)."""
+    """Build the file. Returns 0; 1 without usable posts, 3 if it cannot write (2 is argparse's, 130 Ctrl-C's)."""
     args = parse_arguments(argv)
     texts, skipped = read_posts(args)
     if args.min_count > 0:
@@ -578,6 +612,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     text = POST_BREAK.join(texts) + "\n"
     try:
+        if may_be_post(args, texts):
+            raise OSError(0, "it lies among the posts and may be one of them")
         write_whole(args.output, text)
     except OSError as error:
         tell(f"error: cannot write {str(args.output)!r}: {error.strerror}; choose another file with -o")
@@ -586,8 +622,20 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def stop(number: int, frame: object) -> None:
+    """Asked to stop: leave by an exception, so that no half-written file stays behind."""
+    signal.signal(number, signal.SIG_IGN)  # once is enough
+    raise KeyboardInterrupt(number)
+
+
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: print escapes rather than fail
-    for name in {"SIGINT", "SIGPIPE"} & set(dir(signal)):  # no traceback when stopped, or when nobody reads stdout
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
-    sys.exit(main())
+    if hasattr(signal, "SIGPIPE"):  # no traceback when nobody reads stdout
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt as stopped:
+        tell("stopped")
+        sys.exit(128 + stopped.args[0])  # as shells count: 130 for Ctrl-C, 143 for SIGTERM

@@ -4,6 +4,8 @@ Every row is measured in a process of its own, one after the other, on the same 
 
   ours default              configuration "as written", once for each of --seeds: mean and standard deviation
   ours default, compiled    the same with compile=True, first seed (only with --compile)
+  ours default, like a T4   the same in fp16 with loss scaling and without the attention kernels that a T4 lacks (flash,
+                            cuDNN), each of --seeds (only with --t4)
   ours article 10M          configuration "article 10M" (52 layers of width 128), first seed
   original 10M              the same by the original: its code cell, executed without the lines that start with ! or %
   nanoGPT baby              nanoGPT's train.py with config/train_shakespeare_char.py, 2,000 steps
@@ -16,7 +18,8 @@ On any other machine, and with --only on every machine:
   ours 800k, original 800k  the article's 800k configuration: a step, and a whole run with its evaluations, which is
                             extrapolated (~) from ten steps and one evaluation (a tenth of one for the original)
 
-Without checkouts only our rows run. Nothing is written into a checkout.
+Without checkouts only our rows run. Nothing is written into a checkout. Rows may be measured in several calls, at once
+on several GPUs of one machine: --join prints one table from the files that their --json wrote.
 
 Loss: nats per character, one full pass at the end over the last 10% of the text, in windows of the model's block size
 that do not overlap, without dropout; the notebook's `evaluate` does it for all, in the number format of the training.
@@ -80,6 +83,7 @@ def prepare(options):
         **vars(options), nb=nb, form=form, characters=characters, data=(tokenizer, *parts),
         vocab_size=len(tokenizer.chars), number_format=nb.pick_number_format(nb.device)[0],
         machine=gpu or f"{os.cpu_count()} {platform.machine()} CPU cores",
+        torch=torch.__version__, length=len(characters),
         peak=next((peak for name, peak in nb.PEAK.items() if name in gpu.replace("-", " ").split()), None),
         scaled=lambda count, least=1: max(least, round(count * options.scale)))
 
@@ -107,8 +111,11 @@ def measured(c, cfg, train_cfg, model, **figures):
     return dict(parameters=sum(p.numel() for p in model.parameters()), share=share, **figures)
 
 
-def ours(c, configuration, **changes):
-    """Train one of the notebook's configurations."""
+def ours(c, configuration, t4=False, **changes):
+    """Train one of the notebook's configurations; t4: with nothing that a T4 lacks."""
+    if t4:
+        changes["number_format"] = "fp16"
+        torch.backends.cuda.enable_flash_sdp(False)  # cuDNN's kernels are off in any case
     cfg, train_cfg = settings(c, configuration, seed=c.seed, **changes)
     run = c.nb.Run(c.nb.GPT(cfg, c.seed), *c.data, train_cfg)
     began = time.perf_counter()
@@ -288,6 +295,7 @@ def original_800k(c):
 TRAINING = {
     "ours default": lambda c: ours(c, "as written"),
     "ours default, compiled": lambda c: ours(c, "as written", compile=True),
+    "ours default, like a T4": lambda c: ours(c, "as written", t4=True),
     "ours small default": lambda c: ours(c, "small"),
     "ours article 10M": lambda c: ours(c, "article 10M"),
     "original 10M": original_10m,
@@ -295,6 +303,8 @@ TRAINING = {
 }
 ROWS = TRAINING | {"ours sampling": ours_sampling, "original sampling": original_sampling,
                    "ours 800k": ours_800k, "original 800k": original_800k}
+ASKED = {"ours default, compiled": "compile", "ours default, like a T4": "t4"}  # rows with a switch of their own
+SEEDED = ("ours default", "ours default, like a T4")
 CPU_ROWS = ("ours small default", "ours 800k", "original 800k")
 PAIRS = (  # second table: rows, measurement, what to call it, format, whether more is better
     ("sampling", "speed", "characters/s, one stream, 52 layers x 128", "{:,.0f}", True),
@@ -348,9 +358,9 @@ def pair_rows(results):
 
 def report(c, results, failures):
     """Everything that is printed in the end."""
-    also = "" if c.number_format == "fp32" or not c.original else " (the original: fp32)"
-    parts = [f"{c.machine}, PyTorch {torch.__version__}, {c.number_format}{also}, "
-             f"text of {len(c.characters):,} characters."]
+    others = c.number_format != "fp32" and any(row.startswith("original") for row in results)
+    also = " (the original: fp32)" if others else ""
+    parts = [f"{c.machine}, PyTorch {c.torch}, {c.number_format}{also}, text of {c.length:,} characters."]
     if c.scale != 1:
         parts.append(f"**Only a trial: {c.scale:g} of all iterations, so these losses and times say nothing.**")
     header = ["", "parameters", "steps", "loss", "time, s", f"s to loss {c.loss:g}", "ms per step", "% of 16-bit peak",
@@ -372,10 +382,18 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
     parser.add_argument("--loss", type=float, default=1.675, help="loss to take the time to (default: 1.675)")
     parser.add_argument("--compile", action="store_true", help="add the row 'ours default, compiled'")
+    parser.add_argument("--t4", action="store_true", help="add the row 'ours default, like a T4'")
     parser.add_argument("--only", nargs="+", metavar="ROW", choices=ROWS, help="only these rows, on any machine")
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of all iterations, to try the program out")
     parser.add_argument("--json", metavar="FILE", help="keep the raw measurements here, written after every row")
+    parser.add_argument("--join", nargs="+", metavar="FILE", help="measure nothing: print what these --json files hold")
     options = parser.parse_args()
+    if options.join:
+        files = [json.loads(Path(name).read_text()) for name in options.join]
+        results, failures = {}, sum((file["failures"] for file in files), [])
+        for file in files:
+            results |= file["rows"]
+        return print(report(SimpleNamespace(**vars(options) | files[0]), results, failures))
     without = [peer for peer in ("original", "nanoGPT") if not getattr(options, peer.lower())]
     for row in options.only or ():
         if row.split()[0] in without:
@@ -387,17 +405,17 @@ def main():
     except ValueError as error:
         sys.exit(str(error))
     usual = [row for row in ROWS if (row in CPU_ROWS) == (c.nb.device.type != "cuda")
-             and row.split()[0] not in without and (options.compile or not row.endswith("compiled"))]
+             and row.split()[0] not in without and (row not in ASKED or getattr(options, ASKED[row]))]
     results, failures = {}, []
     for row in options.only or usual:
-        for seed in options.seeds if row == "ours default" else options.seeds[:1]:
+        for seed in options.seeds if row in SEEDED else options.seeds[:1]:
             result, failure = in_own_process(row, seed, options)
             results |= {row: results.get(row, []) + [result]} if result else {}
             failures += [failure] if failure else []
             if options.json:
                 Path(options.json).write_text(json.dumps(dict(
-                    machine=c.machine, torch=torch.__version__, number_format=c.number_format, scale=c.scale,
-                    characters=len(c.characters), rows=results, failures=failures), indent=1))
+                    machine=c.machine, torch=c.torch, number_format=c.number_format, scale=c.scale,
+                    length=c.length, rows=results, failures=failures), indent=1))
     print(report(c, results, failures))
     sys.exit(bool(failures))
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
-from conftest import source, tags
+from conftest import ROOT, source, tags
 
 TEXT = "Tea was late. The 7:12 was later; nobody minded.\nBread rose, and the kettle sang of rain & rust.\n" * 15
 BACKWARDS = TEXT + TEXT[::-1][:len(TEXT) // 9]  # to validate on what training makes ever less likely
@@ -95,20 +98,27 @@ def cut_at(step):
     return watcher
 
 
+def saver(lesson, run, folder):
+    """The Checkpoints that the run was resumed with, for they know which files are its own; else new ones."""
+    known = getattr(run, "saver", None)
+    return known if known and folder else lesson.Checkpoints(folder, every=0.0)
+
+
 def train_until(lesson, run, step, folder):
     with pytest.raises(Cut):
-        lesson.train(run, lesson.Checkpoints(folder, every=0.0), cut_at(step))
+        lesson.train(run, saver(lesson, run, folder), cut_at(step))
 
 
 def resumed(lesson, folder, **changes):
     """What running the cell again does, up to the training."""
     run = new_run(lesson, **changes)
-    lesson.Checkpoints(folder).resume(run)
+    run.saver = lesson.Checkpoints(folder, every=0.0)
+    run.saver.resume(run)
     return run
 
 
 def finish(lesson, run, folder=None):
-    lesson.train(run, lesson.Checkpoints(folder, every=0.0))
+    lesson.train(run, saver(lesson, run, folder))
     return run
 
 
@@ -147,7 +157,7 @@ def assert_one_sentence(message, start):
 VARIANTS = {
     "default": {},
     "the article's architecture": dict(position="learned", norm="layer", activation="relu", bias=True),
-    "PyTorch's attention, tied weights": dict(attention="pytorch", position="learned", tie_weights=True),
+    "PyTorch's attention": dict(attention="pytorch", position="learned"),
     "no dropout, no corruption": dict(dropout=0.0, attention_dropout=0.0, corruption=0.0),
     "windows read once": dict(agreement=0.0),
     "fp16 with loss scaling": dict(number_format="fp16"),
@@ -199,11 +209,26 @@ def test_time_spent_before_the_cut_counts(lesson, tmp_path):
     assert finish(lesson, again).seconds > run.seconds
 
 
+def age(folder, seconds=61):
+    """Let what was being written when a run was killed look as if that had been a while ago."""
+    for path in folder.glob("*.part"):
+        os.utime(path, (time.time() - seconds,) * 2)
+
+
 def test_last_two_files_are_kept_and_nothing_else(lesson, tmp_path):
     (tmp_path / "checkpoint-00000010.pt.12345.part").write_bytes(b"left by a run that was killed")
+    age(tmp_path)
     finish(lesson, resumed(lesson, tmp_path), tmp_path)
     assert saved_steps(tmp_path) == [50, 60]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_file_that_somebody_is_just_writing_is_left_alone(lesson, tmp_path):
+    part = tmp_path / "checkpoint-00000010.pt.12345.part"
+    part.write_bytes(b"half of it")
+    age(tmp_path, seconds=30)
+    finish(lesson, resumed(lesson, tmp_path), tmp_path)
+    assert saved_steps(tmp_path) == [50, 60] and part.read_bytes() == b"half of it"
 
 
 def test_other_files_in_the_folder_are_left_alone(lesson, tmp_path):
@@ -255,9 +280,9 @@ OTHER = {  # change: what the sentence names
     "n_layer=2": "n_layer (1 there, 2 here)",
     "n_head=1": "n_head (2 there, 1 here)",
     "n_embd=8": "n_embd",
+    "embedding_std=1.0": "embedding_std (0.02 there, 1.0 here)",
     "block_size=8": "block_size",
     "activation='gelu'": "activation ('relu2' there, 'gelu' here)",
-    "tie_weights=True": "tie_weights",
     "dropout=0.0": "dropout",
     "learning_rate=0.002": "learning_rate (0.001 there, 0.002 here)",
     "batch_size=8": "batch_size",
@@ -292,6 +317,21 @@ def test_checkpoint_of_another_version_is_refused(lesson, tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="version|format") as caught:
         resumed(lesson, tmp_path)
     assert_one_sentence(str(caught.value), "checkpoint_folder=")
+
+
+def test_other_format_is_refused_for_its_format_first(lesson, tmp_path):
+    """Whatever else differs, that is the reason: a field may be lacking just because the file is older."""
+    train_until(lesson, new_run(lesson), 10, tmp_path)
+    saved = torch.load(newest(tmp_path), weights_only=True)
+    saved["identity"] |= dict(format=1, n_embd=8, vocab_size=3, vocabulary="abc", text=0)
+    del saved["identity"]["agreement"], saved["identity"]["block_size"], saved["identity"]["device"]
+    torch.save(saved, newest(tmp_path))
+    with pytest.raises(ValueError) as caught:
+        resumed(lesson, tmp_path)
+    assert_one_sentence(str(caught.value), f"checkpoint_folder={str(tmp_path)!r} ")
+    assert f"another format (1 there, {lesson.FORMAT} here)" in str(caught.value)
+    with pytest.raises(ValueError, match=f"has format 1: .* reads format {lesson.FORMAT}"):
+        lesson.load(newest(tmp_path))
 
 
 @pytest.mark.parametrize("cut", [30, 40])
@@ -365,7 +405,7 @@ def test_truncated_file_falls_back_on_the_one_before(lesson, tmp_path, capsys, l
     data = newest(tmp_path).read_bytes()
     newest(tmp_path).write_bytes(data[:int(left * len(data)) if isinstance(left, float) else left])
     run = resumed(lesson, tmp_path)
-    assert run.step == 20 and "checkpoint-00000030.pt" in capsys.readouterr().out
+    assert run.step == 20 and "checkpoint-00000030" in capsys.readouterr().out
     assert differences(whole, state(finish(lesson, run, tmp_path))) == []
     assert saved_steps(tmp_path) == [50, 60], "both readable again"
 
@@ -495,11 +535,45 @@ def test_folder_of_somebody_else_is_reported_and_training_goes_on(lesson, capsys
         assert saved_steps(folder) == [20, 30]
 
 
-@pytest.mark.parametrize("folder", ["~nobody-of-that-name/runs", 5])
+IMPOSSIBLE = ["~nobody-of-that-name/runs", 5, True, "a\0b", "x" * 5000]
+
+
+@pytest.mark.parametrize("folder", IMPOSSIBLE, ids=lambda folder: repr(folder)[:9])
 def test_folder_that_cannot_be_meant_is_refused_by_name(lesson, folder):
     with pytest.raises(ValueError) as caught:
         lesson.Checkpoints(folder)
     assert_one_sentence(str(caught.value), f"checkpoint_folder={folder!r} ")
+
+
+def steps_by_width(folder):
+    """{n_embd: steps saved} of the files in a folder."""
+    found = {}
+    for path in sorted(folder.glob("checkpoint-*.pt")):
+        saved = torch.load(path, weights_only=True)
+        found.setdefault(saved["identity"]["n_embd"], []).append(saved["step"])
+    return found
+
+
+@pytest.mark.parametrize("first", [20, 30, 40, 60])
+def test_two_different_runs_in_one_folder_keep_both_their_files(lesson, tmp_path, first):
+    """Both began when it was empty. One is done; what the other saves has lower numbers, the very same, or higher."""
+    done, other = (resumed(lesson, tmp_path, n_embd=width, max_iters=n) for width, n in ((16, 30), (32, 100)))
+    finish(lesson, done, tmp_path)
+    other.saver.every = 1e12
+    train_until(lesson, other, first - 10, tmp_path)
+    other.saver.every, expected = 0.0, []
+    for step in range(first, 101, 10):
+        expected = [*expected, step][-2:]
+        train_until(lesson, other, step, tmp_path)
+        assert steps_by_width(tmp_path) == {16: [20, 30], 32: expected}
+
+
+def test_resumed_run_deletes_no_file_of_another(lesson, tmp_path):
+    done, other = (resumed(lesson, tmp_path, n_embd=width, max_iters=n) for width, n in ((16, 20), (32, 60)))
+    finish(lesson, done, tmp_path)
+    train_until(lesson, other, 30, tmp_path)
+    finish(lesson, resumed(lesson, tmp_path, n_embd=32), tmp_path)
+    assert steps_by_width(tmp_path) == {16: [10, 20], 32: [50, 60]}
 
 
 def test_two_runs_taking_turns_in_one_folder(lesson, tmp_path):
@@ -561,6 +635,34 @@ def test_model_card_names_size_loss_and_text(lesson, tmp_path):
     assert f"{lesson.evaluate(run.averaged, run.val_ids):.3f}" in card
     assert "do not use" in card
     assert torch.load(newest(tmp_path), weights_only=True)["card"] == card
+
+
+def test_model_card_names_the_text_after_a_resume_too(lesson, tmp_path):
+    run = new_run(lesson)
+    run.trained_on = "letters of an aunt.txt"
+    train_until(lesson, run, 30, tmp_path)
+    assert "characters of letters of an aunt.txt" in torch.load(newest(tmp_path), weights_only=True)["card"]
+    again = resumed(lesson, tmp_path)
+    assert again.trained_on == "letters of an aunt.txt" and lesson.model_card(again) == lesson.model_card(run)
+
+
+def test_three_lines_of_the_readme_load_a_trained_model(lesson, notebook, tmp_path, monkeypatch, capsys):
+    """Verbatim, in a folder with the notebook and what a run left there; the notebook quotes the same."""
+    heading = (ROOT / "README.md").read_text(encoding="utf-8").split("## Load a trained model\n")[1].split("\n## ")[0]
+    (lines,) = re.findall(r"```python\n(.*?)```", heading, re.S)
+    (own,) = [source(cell) for cell in notebook["cells"] if cell["id"] == "own-text"]
+    assert re.findall(r"```python\n(.*?)```", own, re.S) == [lines]
+    assert "Three lines" in heading and len(lines.splitlines()) == 3
+    shutil.copy(ROOT / "bdunaganGPT.ipynb", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run = finish(lesson, new_run(lesson, learning_rate=0.01, text="Today " + TEXT), "checkpoints")
+    capsys.readouterr()
+    values = {"__name__": "fresh notebook"}
+    exec(lines, values)
+    written = capsys.readouterr().out[:-1]
+    assert len(written) == 500 or written.endswith("\n\n\n")
+    assert written == "".join(lesson.generate(run.averaged, run.tokenizer, "Today"))
+    assert differences(run.averaged.state_dict(), values["model"].state_dict()) == []
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -657,6 +759,7 @@ def finish_despite(program, deaths, folder, draw, seconds):
         if process.returncode == 0:
             break
         kills[death] += 1
+        age(folder)
     return kills, torch.load(result, weights_only=False)
 
 
@@ -672,19 +775,22 @@ def test_killed_run_ends_as_if_nothing_had_happened(program, uninterrupted, tmp_
 
 @pytest.mark.slow
 def test_fifty_kills(program, uninterrupted, tmp_path):
+    """Fifty at random moments; those at chosen ones come on top."""
     whole, seconds = uninterrupted
     draw, survived = random.Random(), Counter()
     certain = ["half written", "before the rename", "after the rename", "a .part file"]
     for number in range(100):
-        deaths = [certain[number % 4], "random moment", "random moment", certain[(number + 2) % 4], "random moment"]
-        kills, final = finish_despite(program, deaths, tmp_path / f"run{number}", draw, seconds / 2)
+        one, other = certain[number % 4], certain[(number + 2) % 4]
+        deaths = [one, "random moment", "random moment", other, "random moment", "random moment"]
+        kills, final = finish_despite(program, deaths, tmp_path / f"run{number}", draw, seconds / 3)
         survived += kills
         assert differences(whole, final) == [], f"run {number}"
         assert saved_steps(tmp_path / f"run{number}") == [140, 150]
-        if survived.total() >= 50:
+        assert len(list((tmp_path / f"run{number}").iterdir())) == 2
+        if survived["random moment"] >= 50:
             break
     print(f"{survived.total()} kills survived in {number + 1} runs: {dict(survived)}")
-    assert survived.total() >= 50 and min(survived[death] for death in certain[:3]) >= 3
+    assert survived["random moment"] >= 50 and min(survived[death] for death in certain[:3]) >= 3
 
 
 def test_two_runs_at_once_in_one_folder(program, uninterrupted, tmp_path):
@@ -764,6 +870,32 @@ def test_stop_at_any_place(lesson, outside, monkeypatch, tmp_path, place, call):
     again = finish(lesson, resumed(lesson, tmp_path))
     assert torch.equal(again.losses, whole["losses"])
     assert differences(whole["averaged"], again.averaged.state_dict()) == []
+
+
+def test_stop_while_the_picture_is_drawn(lesson, outside, monkeypatch):
+    """It is drawn to the end, and once more when the run has stopped."""
+    drawn, lines, original = [], [], lesson.Board.draw
+
+    def draw(board, run):
+        drawn.append(run.step)
+        if len(drawn) == 2:
+            press_stop()
+        return original(board, run)
+
+    def update(shown, **_):
+        lines.append(shown["text/plain"]) if isinstance(shown, dict) else None
+
+    monkeypatch.setattr(lesson.Board, "draw", draw)
+    monkeypatch.setitem(lesson.globals, "in_notebook", lambda: True)
+    monkeypatch.setitem(lesson.globals, "display", lambda *_, **__: SimpleNamespace(update=update))
+    whole, run, figures = finish(lesson, new_run(lesson)), new_run(lesson), plt.get_fignums()
+    lesson.train(run, lesson.Board({"chance": 3.0}))
+    assert drawn == [10, 20, 20] and run.stopped and not run.finished and not outside
+    assert lines[-1].startswith("step 20 of 60 ") and "stopped after" in lines[-1]
+    assert plt.get_fignums() == figures, "figures are closed"
+    assert_consistent(run)
+    lesson.train(run, lesson.Board({"chance": 3.0}))
+    assert run.finished and torch.equal(run.losses, whole.losses)
 
 
 def test_stopped_run_is_saved(lesson, outside, tmp_path):
@@ -878,6 +1010,43 @@ def test_loss_that_is_no_number_leaves_no_trace_in_the_history(lesson, monkeypat
         lesson.train(run)
     assert_consistent(run)
     assert "nan" not in lesson.model_card(run)
+
+
+WORSENING = dict(text=BACKWARDS, learning_rate=0.03, eval_interval=10)  # best long before the end
+
+
+def test_loss_that_is_no_number_brings_the_last_evaluation_back(lesson, monkeypatch):
+    """Not the best: that may lie long ago, and is kept anyway."""
+    poison_after(lesson, monkeypatch, 57)
+    run, noted, original = new_run(lesson, **WORSENING), {}, lesson.note
+
+    def note(run, val):
+        original(run, val)
+        noted[run.step] = {name: w.clone() for name, w in run.averaged.state_dict().items()}
+
+    monkeypatch.setitem(lesson.globals, "note", note)
+    with pytest.raises(FloatingPointError, match="step 50 were restored"):
+        lesson.train(run)
+    assert run.best["step"] < 40 and run.step == 50 == run.good["step"]
+    for net in (run.model, run.averaged):
+        assert differences(noted[50], dict(net.state_dict())) == []
+    assert lesson.evaluate(run.averaged, run.val_ids) == pytest.approx(run.history[-1]["val"], rel=1e-6)
+    assert_consistent(run)
+
+
+@pytest.mark.parametrize("cut", [40, 50])
+def test_loss_that_is_no_number_soon_after_a_resume(lesson, monkeypatch, tmp_path, cut):
+    """The last evaluation was in the session before; the history and the card must be those of what is restored."""
+    run = new_run(lesson, **WORSENING | dict(eval_interval=20))
+    train_until(lesson, run, cut, tmp_path)
+    again = resumed(lesson, tmp_path, **WORSENING | dict(eval_interval=20))
+    poison_after(lesson, monkeypatch, again.step + 5)
+    with pytest.raises(FloatingPointError) as caught:
+        lesson.train(again)
+    assert again.best["step"] < 40 and f"step {again.step} were restored" in str(caught.value)
+    assert_consistent(again)
+    assert again.history[-1]["step"] == again.step == 40
+    assert lesson.evaluate(again.averaged, again.val_ids) == pytest.approx(again.history[-1]["val"], rel=1e-6)
 
 
 def test_loss_that_is_no_number_is_found_soon_between_evaluations(lesson, monkeypatch):

@@ -129,3 +129,15 @@ def test_a_row_without_its_checkout_is_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main()
     assert "needs a checkout: give --original DIR" in capsys.readouterr().err
+
+
+def test_measurements_of_several_calls_are_joined(tmp_path, capsys, monkeypatch):
+    row = dict(parameters=1e6, steps=10, loss=1.5, seconds=2.0, ms=3.0, share=0.1, memory=1.0, curve=[(10, 1.5, 2.0)])
+    shared = dict(machine="a GPU", torch="2.11", number_format="bf16", scale=1.0, length=1000, failures=[])
+    for name, rows in (("a", {"ours default": [row, row]}), ("b", {"original 10M": [row]})):
+        (tmp_path / name).write_text(json.dumps(shared | dict(rows=rows)))
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--join", str(tmp_path / "a"), str(tmp_path / "b")])
+    main()
+    printed = capsys.readouterr().out
+    assert printed.startswith("a GPU, PyTorch 2.11, bf16 (the original: fp32), text of 1,000 characters.")
+    assert "| ours default (2 seeds) | 1.0M | 10 | 1.500 ± 0.000 | 2.0 |" in printed and "| original 10M |" in printed

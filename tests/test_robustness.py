@@ -428,7 +428,7 @@ def test_large_text_works(lesson, cache, form, megabytes, seconds):
 
 WHOLE = ["n_layer", "n_head", "n_embd", "block_size", "batch_size", "max_iters", "patience", "seed"]
 REAL = ["dropout", "learning_rate", "weight_decay", "corruption", "agreement"]
-SWITCH = ["bias", "tie_weights", "capture", "compile"]
+SWITCH = ["bias", "capture", "compile"]
 CHOICE = ["attention", "position", "norm", "residual", "activation", "number_format"]
 NO_NUMBER = ["", "twelve", "3", None, NAN, INF, -INF, True, [4], 1j]
 
@@ -524,17 +524,17 @@ WORKS = [
     "max_iters='automatic'", "max_iters=10_000_000", "patience=1", "patience=1_000_000", "seed=0", "seed=2**31",
     "dropout=0", "dropout=0.9", "learning_rate=0", "learning_rate=1e-30", "learning_rate=1", "weight_decay=0",
     "weight_decay=100", "corruption=0", "corruption=0.9", "corruption='automatic'", "agreement=0", "agreement=1",
-    "agreement=100", "agreement=2.0, dropout=0.9", "agreement=2.0, dropout=0", "bias=True", "tie_weights=True",
+    "agreement=100", "agreement=2.0, dropout=0.9", "agreement=2.0, dropout=0", "bias=True",
     "capture=False", "attention='manual'", "attention='manual', dropout=0.9", "attention='none'",
     "attention='none', position='none', norm='none'", "attention='pytorch', position='learned'",
     "attention='pytorch', position='none'",
-    "attention='pytorch', position='learned', tie_weights=True, bias=True, norm='layer'", "position='learned'",
+    "attention='pytorch', position='learned', bias=True, norm='layer'", "position='learned'",
     "position='sinusoidal'", "position='none'", "norm='layer'", "norm='layer', bias=True", "norm='none'",
     "residual='off'", "residual='bug'", "residual='bug', attention='none'", "activation='gelu'", "activation='relu'",
     "number_format='fp32'", "number_format='bf16'", "number_format='fp16'", "number_format='automatic'",
     *(f"number_format={kind!r}, {part}" for kind in ("bf16", "fp16") for part in (
         "attention='manual'", "attention='pytorch', position='learned'", "attention='none'", "position='sinusoidal'",
-        "norm='layer', bias=True", "norm='none'", "tie_weights=True", "agreement=0", "n_embd=12")),
+        "norm='layer', bias=True", "norm='none'", "agreement=0", "n_embd=12")),
 ]
 
 
