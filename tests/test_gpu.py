@@ -67,7 +67,7 @@ def new_run(lesson, text):
 def finish(lesson, run, *watchers):
     """Train to the end, or until a watcher stops the run; returns the run."""
     lesson.train(run, *watchers)
-    assert (run.replay is not None) == (CUDA and run.cfg.capture and run.warm > 3), "recorded exactly when asked for"
+    assert (run.replay is not None) == (CUDA and run.cfg.capture and run.warm > 1), "recorded exactly when asked for"
     assert run.step == int(run.clock) == run.history[-1]["step"]
     assert run.losses[:run.step].isfinite().all() and (run.losses[:run.step] > 0).all()
     return run
@@ -200,16 +200,16 @@ def test_memory_that_ends_while_recording(lesson, new_run, monkeypatch, left):
     """A recording needs memory of its own, which may be lacking though the steps before it went well."""
     whole, record = finish(lesson, new_run(max_iters=20)), lesson.record
 
-    def record_with_little(function, *generators):
+    def record_with_little(function, *rest):
         with little_memory(left):
-            return record(function, *generators)
+            return record(function, *rest)
 
     run = new_run(max_iters=20)
     with monkeypatch.context() as patch:
         patch.setitem(lesson.globals, "record", record_with_little)
         with pytest.raises(MemoryError, match="batch_size=32 with block_size=64 .*halve one"):
             lesson.train(run)
-    assert run.step == 3 and run.replay is None
+    assert run.step == 1 and run.replay is None
     again = finish(lesson, new_run(max_iters=20))
     assert largest_gap(whole.losses, again.losses) <= NOISE["fp32"], "random numbers are in order again"
 
@@ -259,3 +259,16 @@ def test_writing_recorded_or_not_is_the_same_text(lesson, new_run, monkeypatch, 
         monkeypatch.setitem(lesson.globals, "record", record)
         texts.append("".join(lesson.generate(run.averaged, run.tokenizer, "The ", 200, temperature=0, stop=None)))
     assert texts[0] == texts[1] and len(texts[0]) == 200
+
+
+@needs_cuda
+def test_runs_trained_side_by_side_do_not_disturb_each_other(lesson, new_run):
+    """Recordings made on one stream share scratch memory of matrix products, so each run records on its own."""
+    shape = dict(n_layer=16, n_head=8, block_size=128, batch_size=64, dropout=0.0, attention_dropout=0.0, agreement=0.0,
+                 max_iters=100, number_format="bf16")
+    alone, together = ([new_run(seed=seed, **shape) for seed in (1, 2, 3)] for _ in range(2))
+    for run in alone:
+        lesson.train_together([run])
+    lesson.train_together(together)
+    for one, other in zip(alone, together):
+        assert torch.equal(one.losses, other.losses)

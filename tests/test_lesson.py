@@ -219,7 +219,7 @@ def test_network_shapes(lesson, position, attention):
     cfg = config(lesson, position=position, attention=attention)
     net, idx = lesson.GPT(cfg), random_ids(3, 5)
     assert net.embed(idx, torch.arange(5)).shape == (3, 5, 8)
-    rotary = net.table[:, :5, None] if position == "rotary" else None
+    rotary = torch.complex(*net.table[:, :5, None]) if position == "rotary" else None
     assert lesson.Block(cfg)(torch.randn(3, 5, 8), torch.arange(5), rotary).shape == (3, 5, 8)
     logits, loss = net(idx)
     assert logits.shape == (3, 5, 11)
@@ -229,9 +229,13 @@ def test_network_shapes(lesson, position, attention):
 
 def test_waves_and_rotation_shapes(lesson):
     assert lesson.waves(7, 6).shape == (2, 7, 3)
-    table = lesson.rope_table(7, 6)
-    assert table.shape == (2, 7, 6)
-    assert lesson.apply_rope(torch.randn(2, 7, 3, 6), *table[:, :, None]).shape == (2, 7, 3, 6)
+    turn = torch.complex(*lesson.waves(7, 6)[:, :, None])  # (7, 1, 3)
+    x = torch.randn(2, 7, 3, 6)
+    assert lesson.apply_rope(x, turn).shape == (2, 7, 3, 6)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        turned = lesson.apply_rope(x.to(dtype), turn)
+        assert turned.dtype == dtype
+        assert (turned.float() - lesson.apply_rope(x, turn)).abs().max() < 0.05
 
 
 def test_loss_is_the_mean_over_positions_that_count(lesson):
@@ -384,9 +388,9 @@ def test_sinusoids_follow_the_paper(lesson, n_embd):
 
 @pytest.mark.parametrize("size", [2, 6, 16])
 def test_rotation_shows_relative_distance_only(lesson, size):
-    table = lesson.rope_table(40, size)
+    turn = torch.complex(*lesson.waves(40, size))
     q, k = torch.randn(2, size, generator=torch.Generator().manual_seed(2)).unbind(0)
-    turned_q, turned_k = (lesson.apply_rope(vector.expand(40, size), *table) for vector in (q, k))
+    turned_q, turned_k = (lesson.apply_rope(vector.expand(40, size), turn) for vector in (q, k))
     match = turned_q @ turned_k.T  # (40, 40)
     for distance in (0, 1, 7):
         diagonal = match.diagonal(-distance)
@@ -397,25 +401,25 @@ def test_rotation_shows_relative_distance_only(lesson, size):
 
 def test_rotation_keeps_lengths_and_leaves_position_zero_alone(lesson):
     x = torch.randn(1, 30, 2, 6)
-    turned = lesson.apply_rope(x, *lesson.rope_table(30, 6)[:, :, None])
+    turned = lesson.apply_rope(x, torch.complex(*lesson.waves(30, 6)[:, :, None]))
     assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5)
     assert torch.allclose(turned[:, 0], x[:, 0])
 
 
 @pytest.mark.parametrize("size", [2, 6, 16])
 def test_rotation_multiplies_complex_numbers(lesson, size):
-    """Entries i and i + size / 2 are a number's two parts, turned by position * 10,000^(-2i / size)."""
+    """Entries 2i and 2i + 1 are a number's two parts, turned by position * 10,000^(-2i / size)."""
     x = torch.randn(3, 40, 2, size).double()
-    numbers = torch.complex(x[..., :size // 2], x[..., size // 2:])
+    numbers = torch.complex(x[..., ::2], x[..., 1::2])
     angle = torch.outer(torch.arange(40), 10_000.0 ** -torch.arange(0, 1, 2 / size)).double()[:, None]
     turned = numbers * torch.polar(torch.ones_like(angle), angle)
-    found = lesson.apply_rope(x, *lesson.rope_table(40, size)[:, :, None])
-    assert (found - torch.cat((turned.real, turned.imag), -1)).abs().max() < 1e-4
+    found = lesson.apply_rope(x, torch.complex(*lesson.waves(40, size)[:, :, None]))
+    assert (found - torch.stack((turned.real, turned.imag), -1).flatten(-2)).abs().max() < 1e-4
 
 
 def test_every_head_is_turned_alike(lesson):
     x = torch.randn(2, 30, 1, 6).expand(2, 30, 4, 6)
-    turned = lesson.apply_rope(x, *lesson.rope_table(30, 6)[:, :, None])
+    turned = lesson.apply_rope(x, torch.complex(*lesson.waves(30, 6)[:, :, None]))
     assert torch.equal(turned, turned[:, :, :1].expand_as(turned))
 
 
