@@ -66,8 +66,10 @@ def new_run(lesson, text):
 
 def finish(lesson, run, *watchers):
     """Train to the end, or until a watcher stops the run; returns the run."""
-    lesson.train(run, *watchers)
-    assert (run.replay is not None) == (CUDA and run.cfg.capture and run.warm > 1), "recorded exactly when asked for"
+    recorded = []
+    lesson.train(run, *watchers, lambda run: recorded.append(run.replay is not None))
+    assert recorded[-1] == (CUDA and run.cfg.capture and run.warm > 1), "recorded exactly when asked for"
+    assert run.replay is None or not run.finished, "a finished run gives the memory of its recording back"
     assert run.step == int(run.clock) == run.history[-1]["step"]
     assert run.losses[:run.step].isfinite().all() and (run.losses[:run.step] > 0).all()
     return run

@@ -219,7 +219,7 @@ def test_network_shapes(lesson, position, attention):
     cfg = config(lesson, position=position, attention=attention)
     net, idx = lesson.GPT(cfg), random_ids(3, 5)
     assert net.embed(idx, torch.arange(5)).shape == (3, 5, 8)
-    rotary = torch.complex(*net.table[:, :5, None]) if position == "rotary" else None
+    rotary = lesson.waves(torch.arange(5), cfg.head_size)[:, None] if position == "rotary" else None
     assert lesson.Block(cfg)(torch.randn(3, 5, 8), torch.arange(5), rotary).shape == (3, 5, 8)
     logits, loss = net(idx)
     assert logits.shape == (3, 5, 11)
@@ -228,8 +228,8 @@ def test_network_shapes(lesson, position, attention):
 
 
 def test_waves_and_rotation_shapes(lesson):
-    assert lesson.waves(7, 6).shape == (2, 7, 3)
-    turn = torch.complex(*lesson.waves(7, 6)[:, :, None])  # (7, 1, 3)
+    assert lesson.waves(torch.arange(7), 6).shape == (7, 3)
+    turn = lesson.waves(torch.arange(7), 6)[:, None]  # (7, 1, 3)
     x = torch.randn(2, 7, 3, 6)
     assert lesson.apply_rope(x, turn).shape == (2, 7, 3, 6)
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
@@ -388,7 +388,7 @@ def test_sinusoids_follow_the_paper(lesson, n_embd):
 
 @pytest.mark.parametrize("size", [2, 6, 16])
 def test_rotation_shows_relative_distance_only(lesson, size):
-    turn = torch.complex(*lesson.waves(40, size))
+    turn = lesson.waves(torch.arange(40), size)
     q, k = torch.randn(2, size, generator=torch.Generator().manual_seed(2)).unbind(0)
     turned_q, turned_k = (lesson.apply_rope(vector.expand(40, size), turn) for vector in (q, k))
     match = turned_q @ turned_k.T  # (40, 40)
@@ -401,7 +401,7 @@ def test_rotation_shows_relative_distance_only(lesson, size):
 
 def test_rotation_keeps_lengths_and_leaves_position_zero_alone(lesson):
     x = torch.randn(1, 30, 2, 6)
-    turned = lesson.apply_rope(x, torch.complex(*lesson.waves(30, 6)[:, :, None]))
+    turned = lesson.apply_rope(x, lesson.waves(torch.arange(30), 6)[:, None])
     assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5)
     assert torch.allclose(turned[:, 0], x[:, 0])
 
@@ -413,13 +413,20 @@ def test_rotation_multiplies_complex_numbers(lesson, size):
     numbers = torch.complex(x[..., ::2], x[..., 1::2])
     angle = torch.outer(torch.arange(40), 10_000.0 ** -torch.arange(0, 1, 2 / size)).double()[:, None]
     turned = numbers * torch.polar(torch.ones_like(angle), angle)
-    found = lesson.apply_rope(x, torch.complex(*lesson.waves(40, size)[:, :, None]))
+    found = lesson.apply_rope(x, lesson.waves(torch.arange(40), size)[:, None])
     assert (found - torch.stack((turned.real, turned.imag), -1).flatten(-2)).abs().max() < 1e-4
+
+
+def test_a_sixteen_bit_copy_turns_by_exact_angles(lesson):
+    net, seen = lesson.GPT(config(lesson, position="rotary")).bfloat16(), []
+    net.blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[2]))
+    net(random_ids(1, 8))
+    assert torch.equal(seen[0], lesson.waves(torch.arange(8), net.cfg.head_size)[:, None])
 
 
 def test_every_head_is_turned_alike(lesson):
     x = torch.randn(2, 30, 1, 6).expand(2, 30, 4, 6)
-    turned = lesson.apply_rope(x, torch.complex(*lesson.waves(30, 6)[:, :, None]))
+    turned = lesson.apply_rope(x, lesson.waves(torch.arange(30), 6)[:, None])
     assert torch.equal(turned, turned[:, :, :1].expand_as(turned))
 
 
@@ -1599,6 +1606,16 @@ def test_all_ablation_rows_read_the_same_text(lesson, form, monkeypatch):
     assert corrupted and not torch.equal(read[first, 0][0][1], read[first, 1][0][1]), "seeds differ"
 
 
+def test_too_little_memory_for_the_experiments_is_one_sentence(lesson, form, monkeypatch):
+    def no_memory(run):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    runs = next(iter(ablation(lesson, form).values()))
+    monkeypatch.setitem(lesson.globals, "advance", no_memory)
+    with pytest.raises(MemoryError, match="half the batch_size or block_size, or with experiments = 'off'"):
+        lesson.train_together(runs, 5)
+
+
 @pytest.fixture(scope="module")
 def diff_of_the_bug(notebook):
     """The two lines that the text before the ablation prints, as functions of x and pe."""
@@ -1629,7 +1646,8 @@ def test_the_row_of_the_bug_computes_the_printed_line(lesson, form, diff_of_the_
     (run,), (mended,) = (ablation(lesson, form)[name] for name in ("+ with the original bug", "sinusoidal positions"))
     B, T = run.cfg.batch_size - 1, 7
     idx, where = random_ids(B, T), torch.arange(T)
-    pe = mended.model.cfg.embedding_std * lesson.waves(32, 64).flip(0).permute(1, 2, 0).flatten(1)[:, None]
+    sines = torch.view_as_real(lesson.waves(torch.arange(32), 64)).flip(-1).flatten(1)
+    pe = mended.model.cfg.embedding_std * sines[:, None]
     for line, net in zip(diff_of_the_bug, (run.model, mended.model)):
         assert torch.allclose(net.embed(idx, where), line(net.token_embedding(idx), pe), atol=1e-5)
 
