@@ -1,45 +1,109 @@
-"""The notebook as data, and its definitions as a namespace that tests can call."""
+"""The notebook as data, its definitions as a namespace, and `play`, which executes its cells one after another in one."""
+import ast
+import contextlib
+import io
 import json
 import os
+import sys
+import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only get into each other's way
 import matplotlib
-import pytest
 
 matplotlib.use("Agg")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only get into each other's way
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT / "bdunaganGPT.ipynb"
+CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+CODE = {cell["id"]: "".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "code"}
+TAGS = {cell["id"]: cell["metadata"].get("tags", []) for cell in CELLS}
+PROSE = {cell["id"]: "".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "markdown"}
+BLOG = (ROOT / "data" / "blog.txt").read_text(encoding="utf-8")
+CPU = dict(device=torch.device("cpu"), dtype=torch.float32)
+TINY = dict(configuration="as written", text_source="text.txt", n_layer=2, n_head=2, n_embd=16, block_size=16, batch_size=4,
+            max_iters=30, learning_rate=2e-3, dropout=0.1, corruption=0.1, agreement=1.0, checkpoint_folder="", experiments="off")
+SMALLER = {  # added to cells, for experiments in seconds; these two run on a GPU only, but need none
+    "gpt3": "\nfor c in CONFIGURATIONS.values():\n    c.update(n_layer=2, n_head=2, n_embd=8, block_size=8, batch_size=2, max_iters=20)",
+    "compare": "\nwhole_size = compare\ndef compare(variants, *args, **options):\n    return whole_size({name: replace(c, n_layer=2, n_head=2, "
+               "n_embd=8, batch_size=2, max_iters=1) for name, c in variants.items()}, *args, **options)",
+    "effort": "\nshare = min(share, 0.01)"}
 
 
-def tags(cell):
-    return cell.get("metadata", {}).get("tags", [])
+class Names(dict):
+    """The globals of executed cells, names.train for names["train"]."""
+
+    __getattr__ = dict.__getitem__
 
 
-def source(cell):
-    return "".join(cell["source"])
-
-
-def code_lines(text):
-    return sum(bool(line.strip()) and not line.strip().startswith("#") for line in text.splitlines())
+def define(**values):
+    """What the cells tagged `definitions` define, and the functions of the others."""
+    names = Names(__name__="lesson")
+    for cell, code in CODE.items():
+        tree = ast.parse(code)
+        if "definitions" not in TAGS[cell]:
+            tree.body = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        exec(compile(tree, cell, "exec"), names)
+        names.update(values if cell == "imports" else {})
+    return names
 
 
 @pytest.fixture(scope="session")
-def notebook():
-    return json.loads((ROOT / "bdunaganGPT.ipynb").read_text(encoding="utf-8"))
+def lesson():
+    return define(**CPU)
 
 
-@pytest.fixture(scope="session")
-def code_cells(notebook):
-    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+@pytest.fixture(autouse=True)
+def chance():
+    torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
-def lesson(code_cells):
-    """Everything that the cells tagged `definitions` define; `lesson.globals` is the dict they live in."""
-    namespace = {"__name__": "lesson"}
-    for cell in code_cells:
-        if "definitions" in tags(cell):
-            exec(compile(source(cell), cell["id"], "exec"), namespace)
-    defined = {name: value for name, value in namespace.items() if not name.startswith("__")}
-    return SimpleNamespace(**defined, globals=namespace)
+def labelled(axis, figure, whole):
+    """Has an axis that shows ticks a label, or words at its ticks?"""
+    ticks = [label.get_text() for label in axis.get_ticklabels() if label.get_text()]
+    numbers = any(text[-1].isdigit() or text[-1] == "}" for text in ticks)
+    return not ticks or not numbers or axis.get_label_text() or whole()
+
+
+def check_figures(cell):
+    """Draw what plt.show() would show; every figure has a title, every axis with numbers a label."""
+    for figure in map(plt.figure, plt.get_fignums()):
+        figure.canvas.draw()
+        assert any(ax.get_title() for ax in figure.axes), f"{cell}: a figure without a title"
+        for ax in (ax for ax in figure.axes if ax.axison):
+            assert labelled(ax.xaxis, figure, figure.get_supxlabel), f"{cell}: x axis without a label"
+            assert labelled(ax.yaxis, figure, figure.get_supylabel), f"{cell}: y axis without a label"
+    plt.close("all")
+
+
+def play(folder, text, tags=None, smaller=False, again=False, **form):
+    """Execute the cells (those with one of `tags`) as a script, tiny; the names, what they printed, cells with figures.
+
+    again: then those that define nothing once more, backwards, since each can be run alone."""
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    names, said, drawn, now, hook = Names(__name__="__main__"), io.StringIO(), [], "", sys.excepthook
+
+    def show():
+        drawn.append(now)
+        check_figures(now)
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), warnings.catch_warnings():
+        patch.setattr(sys, "argv", ["lesson.py"])
+        patch.setattr(plt, "show", show)
+        patch.chdir(folder)
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)  # what they will take a newer library to show
+        cells = [cell for cell in CODE if not tags or set(tags) & set(TAGS[cell])]
+        for now in cells + [cell for cell in reversed(cells) if again and "run" in TAGS[cell]]:
+            code = CODE[now] + SMALLER.get(now, "") if smaller else CODE[now]
+            if smaller and "experiment" in TAGS[now]:
+                code = code.replace('device.type == "cuda"', "True")  # all of them
+            exec(compile(code, now, "exec"), names)
+            names.update(CPU if now == "imports" else TINY | form if now == "hyperparameters" else {})
+    sys.excepthook = hook
+    plt.close("all")
+    return names, said.getvalue(), drawn
