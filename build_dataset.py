@@ -353,8 +353,6 @@ class Simplifier:
         ("html", rf"(?<!\]\()(?P<line>{START})?{TAGS[False]}(?P<rest>[ \t]*+$)?", tag),
         ("html", r"<!doctype[^<>]*+>|<\?[^<>]*+>", ""),
         ("xml", r"\[/?(?:caption|gallery|embed|audio|video|playlist|more|quote)\b[^\[\]]*+\]", " "),
-        ("xml", r"\[(?P<name>sourcecode|code)\b[^\[\]]*+\]", "<pre>"),
-        ("xml", r"\[/(?:sourcecode|code)\]", "</pre>"),
         ("mdx", r"^import\s+(?:[\w*{}\s,$]{0,1000}?from\s*+)?[\"'][^\n]*+", module),
         ("mdx", r"^export\s+(?:(?:const|let|var|function|default|async|class|type|interface)\b|\{|\*)", module),
         ("mdx", r"</?>", ""),
@@ -721,6 +719,7 @@ def split_export(text: str) -> Iterator[tuple[dict[str, str], str]]:
     for item in root.iter("item"):
         fields = {re.sub(r"\{.*/export/.*\}", "", field.tag): field.text or "" for field in item}
         body = fields.get("{http://purl.org/rss/1.0/modules/content/}encoded", "")
+        body = re.sub(r"(?i)\[(/?)(?:source)?code\b[^\[\]]*+\]", r"<\1pre>", body)
         if fields.get("post_type") == "post":
             header = {"title": fields.get("title", ""), "date": fields.get("post_date", "")}
             # Without tags, empty lines separate paragraphs.

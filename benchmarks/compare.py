@@ -1,4 +1,4 @@
-"""Train this notebook's networks, its first edition's, the original's and nanoGPT's; print tables. See README.md here."""
+"""Train this notebook's networks, its first edition's, the original's and nanoGPT's; print tables (README.md here)."""
 import argparse
 import importlib
 import json
@@ -99,7 +99,7 @@ def writing_speed(c, write):
 
 
 def result(c, cfg, model, figures, **more):
-    """A row's measurements; cfg: its sizes, batch and readings as the notebook's Config, which counts the arithmetic."""
+    """A row's measurements; cfg: its sizes, batch and readings as a Config, of which the arithmetic is counted."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     peak = next((p for name, p in c.nb.PEAK.items() if name in gpu.replace("-", " ").split()), math.nan)
     steps, read, work = figures["curve"][-1][0], cfg.batch_size * cfg.block_size, c.nb.operations_per_step(cfg)
@@ -175,7 +175,8 @@ def original(c):
     source = assign(source, test=f"GPTTest({sizes}, device=device)", max_new_tokens=1, eval_interval=every,
                     eval_iters=every)
     definitions = source.rpartition("\ntest.run()")[0]
-    Path(re.search(r"open\('([^'/]+)'", definitions)[1]).write_text(c.characters, encoding="utf-8")  # in a folder of ours
+    opened = re.search(r"open\('([^'/]+)'", definitions)[1]
+    Path(opened).write_text(c.characters, encoding="utf-8")  # in this process's own folder
     namespace, seen = {"__name__": "original"}, []
     exec(compile(definitions, "original", "exec"), namespace)
     trainer = namespace["test"]
@@ -238,12 +239,13 @@ def nanogpt(c, steps=5000, dropout=0.2):
 
 ROWS = {
     "ours, default": ours,
-    "ours, default, like a T4": partial(ours, t4=True),
+    "ours, like a T4": partial(ours, t4=True),
     "ours, article 10M": partial(ours, configuration="article 10M"),
     "first edition, default": first_edition,
     "first edition, article 10M": partial(first_edition, configuration="article 10M"),
     "original, article 10M": original,
-    **{f"nanoGPT, {n} steps, dropout {p}": partial(nanogpt, steps=n, dropout=p) for n in (750, 1000) for p in (0.2, 0.4)},
+    **{f"nanoGPT, {n} steps, dropout {p}": partial(nanogpt, steps=n, dropout=p)
+       for n in (750, 1000) for p in (0.2, 0.4)},
     "nanoGPT, as published": nanogpt,
     "ours, tiny shakespeare": ours,
     "nanoGPT, tiny shakespeare (published: 1.4697)": nanogpt,
@@ -284,14 +286,14 @@ def reached(results, target):
     return f"{seconds:.1f} ({tflop:,.0f})" + f", {len(there)} of {len(first)}" * (len(there) < len(first))
 
 
-def report(results, failures, targets, scale):
+def report(results, failures, options):
     """Everything that is printed in the end; results: {row: [measurements of each seed]}."""
     rows = {row: results[row] for row in ROWS if row in results}
     every = [r for measured in rows.values() for r in measured]
     parts = [" and ".join(sorted({r["machine"] for r in every})) + "; texts of "
              + " and ".join(f"{n:,}" for n in sorted({r["length"] for r in every})) + " characters."]
-    if scale != 1:
-        parts.append(f"**Only a trial: {scale:g} of all steps, so these losses and times say nothing.**")
+    if options.scale != 1:
+        parts.append(f"**Only a trial: {options.scale:g} of all steps, so these losses and times say nothing.**")
 
     def cell(measured, key, form, factor=1):
         values = [factor * r.get(key, math.nan) for r in measured]
@@ -306,12 +308,12 @@ def report(results, failures, targets, scale):
         first.append([name, cell(measured, "parameters", ".1f", 1e-6) + "M", cell(measured, "steps", ",.0f"),
                       cell(measured, "passes", ".0f"), cell(measured, "loss", ".3f") + spread,
                       f"{low:.3f} at {at:,.0f}", cell(measured, "seconds", ".1f"),
-                      *(reached(measured, target) for target in targets)])
+                      *(reached(measured, target) for target in options.loss)])
         second.append([name, cell(measured, "ms", ".2f"), cell(measured, "pace", ",.0f", 1e-3),
                        cell(measured, "share", ".1f", 100), cell(measured, "memory", ".1f"),
                        cell(measured, "writes", ",.0f"), cell(measured, "guessing", ",.0f")])
     parts.append(markdown(["", "parameters", "steps", "passes", "loss", "lowest on the way, at step", "seconds",
-                           *(f"s (TFLOP) to {target:g}" for target in targets)], first))
+                           *(f"s (TFLOP) to {target:g}" for target in options.loss)], first))
     parts.append(markdown(["", "ms per step", "thousand characters/s", "% of 16-bit peak", "peak memory, GB",
                            "writes, characters/s", "the same, guessing ahead"], second))
     parts += [f"{row}: {measured[0]['note']}." for row, measured in rows.items() if "note" in measured[0]]
@@ -322,33 +324,33 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", default=str(ROOT / "data/blog.txt"), help="UTF-8 text (default: data/blog.txt)")
     parser.add_argument("--shakespeare", metavar="FILE", help="tiny shakespeare, for the rows about it")
-    parser.add_argument("--before", metavar="REVISION", help="an older notebook: a revision here, such as a094004, or a file")
+    parser.add_argument("--before", metavar="REVISION", help="an older notebook: a revision (a094004) or a file")
     parser.add_argument("--original", metavar="DIR", help="checkout of bdunagan/bdunaganGPT")
     parser.add_argument("--nanogpt", metavar="DIR", help="checkout of karpathy/nanoGPT")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3 (nanoGPT's rows: 1)")
     parser.add_argument("--loss", type=float, nargs="+", default=[1.75, 1.675, 1.362], help="take the time to these")
-    parser.add_argument("--only", nargs="+", metavar="ROW", default=[], help=f"rows, or how they begin: {', '.join(ROWS)}")
+    parser.add_argument("--only", nargs="+", metavar="ROW", default=[],
+                        help=f"rows, or how they begin: {'; '.join(ROWS)}")
     parser.add_argument("--gpus", type=int, default=1, help="measure on that many GPUs at once")
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of all steps, to try the program out")
     parser.add_argument("--json", metavar="FILE", help="keep the raw measurements here, written after every row")
     parser.add_argument("--join", nargs="+", metavar="FILE", help="measure nothing: print what these --json files hold")
     options, results, failures = parser.parse_args(), {}, []
-    for name in options.join or ():
-        held = json.loads(Path(name).read_text())
+    for held in (json.loads(Path(name).read_text()) for name in options.join or ()):
         failures += held["failures"]
         for row, measured in held["rows"].items():
             results[row] = results.get(row, []) + measured
     if options.join:
-        return print(report(results, failures, options.loss, options.scale))
+        return print(report(results, failures, options))
     for name in ("text", "shakespeare", "original", "nanogpt", "before"):  # rows run in other folders
         path = getattr(options, name)
         setattr(options, name, str(Path(path).resolve()) if path and Path(path).exists() else path)
     asked = options.only or ([""] if torch.cuda.is_available() else ["ours, default", "first edition, default"])
-    rows = [row for row in ROWS if any(row.startswith(word) for word in asked) and ("T4" not in row or torch.cuda.is_available())]
-    missing = {row: NEEDS[word] for row in rows for word in NEEDS if word in row and not getattr(options, NEEDS[word])}
+    rows = [row for row in ROWS if row.startswith(tuple(asked))]
+    missing = {row: need for row in rows for word, need in NEEDS.items() if word in row and not getattr(options, need)}
     rows = [row for row in rows if row not in missing]
     if not rows:
-        parser.error(f"no such row, or it needs an option: {', '.join(f'--{need}' for need in missing.values()) or '--help'}.")
+        parser.error(f"there is no such row, or it needs more: {' '.join(f'--{need}' for need in missing.values())}.")
     jobs = [(row, seed) for row in reversed(rows)  # the longest come first
             for seed in (options.seeds[:1] if "nanoGPT" in row or "shakespeare" in row else options.seeds)]
     free = queue.Queue()
@@ -357,11 +359,13 @@ def main():
     with ThreadPoolExecutor(options.gpus) as pool:
         for future in as_completed(waiting := {pool.submit(in_own_process, *job, options, free): job for job in jobs}):
             measured, failure = future.result()
-            results[waiting[future][0]] = results.get(waiting[future][0], []) + [measured] * bool(measured)
-            failures += [failure] * bool(failure)
+            if failure:
+                failures.append(failure)
+            else:
+                results.setdefault(waiting[future][0], []).append(measured)
             if options.json:
                 Path(options.json).write_text(json.dumps(dict(rows=results, failures=failures)))
-    print(report({row: measured for row, measured in results.items() if measured}, failures, options.loss, options.scale))
+    print(report(results, failures, options))
     sys.exit(bool(failures))
 
 

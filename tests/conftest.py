@@ -26,7 +26,7 @@ PROSE = {cell["id"]: "".join(cell["source"]) for cell in CELLS if cell["cell_typ
 BLOG = (ROOT / "data" / "blog.txt").read_text(encoding="utf-8")
 CPU = dict(device=torch.device("cpu"), dtype=torch.float32)
 TINY = dict(configuration="as written", text_source="text.txt", n_layer=2, n_head=2, n_embd=16, block_size=16, batch_size=4,
-            max_iters=30, learning_rate=2e-3, dropout=0.1, corruption=0.1, agreement=1.0, checkpoint_folder="", experiments="off")
+            max_iters=30, learning_rate=1e-2, dropout=0.1, corruption=0.1, agreement=1.0, checkpoint_folder="", experiments="off")
 SMALLER = {  # added to cells, for experiments in seconds; these two run on a GPU only, but need none
     "gpt3": "\nfor c in CONFIGURATIONS.values():\n    c.update(n_layer=2, n_head=2, n_embd=8, block_size=8, batch_size=2, max_iters=20)",
     "compare": "\nwhole_size = compare\ndef compare(variants, *args, **options):\n    return whole_size({name: replace(c, n_layer=2, n_head=2, "
@@ -62,11 +62,10 @@ def chance():
     torch.manual_seed(0)
 
 
-def labelled(axis, figure, whole):
-    """Has an axis that shows ticks a label, or words at its ticks?"""
-    ticks = [label.get_text() for label in axis.get_ticklabels() if label.get_text()]
-    numbers = any(text[-1].isdigit() or text[-1] == "}" for text in ticks)
-    return not ticks or not numbers or axis.get_label_text() or whole()
+def labelled(axis, whole):
+    """Has an axis a label, of its own or the whole figure's, or no numbers at its ticks?"""
+    ticks = [label.get_text().replace("mathdefault", "") for label in axis.get_ticklabels()]
+    return axis.get_label_text() or whole() or all(any(map(str.isalpha, tick)) for tick in ticks if tick)
 
 
 def check_figures(cell):
@@ -75,17 +74,17 @@ def check_figures(cell):
         figure.canvas.draw()
         assert any(ax.get_title() for ax in figure.axes), f"{cell}: a figure without a title"
         for ax in (ax for ax in figure.axes if ax.axison):
-            assert labelled(ax.xaxis, figure, figure.get_supxlabel), f"{cell}: x axis without a label"
-            assert labelled(ax.yaxis, figure, figure.get_supylabel), f"{cell}: y axis without a label"
+            assert labelled(ax.xaxis, figure.get_supxlabel), f"{cell}: x axis without a label"
+            assert labelled(ax.yaxis, figure.get_supylabel), f"{cell}: y axis without a label"
     plt.close("all")
 
 
-def play(folder, text, tags=None, smaller=False, again=False, **form):
+def play(folder, text, tags=None, again=False, **form):
     """Execute the cells (those with one of `tags`) as a script, tiny; the names, what they printed, cells with figures.
 
     again: then those that define nothing once more, backwards, since each can be run alone."""
     (folder / "text.txt").write_text(text, encoding="utf-8")
-    names, said, drawn, now, hook = Names(__name__="__main__"), io.StringIO(), [], "", sys.excepthook
+    names, said, drawn, now = Names(__name__="__main__"), io.StringIO(), [], ""
 
     def show():
         drawn.append(now)
@@ -93,17 +92,17 @@ def play(folder, text, tags=None, smaller=False, again=False, **form):
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), warnings.catch_warnings():
         patch.setattr(sys, "argv", ["lesson.py"])
+        patch.setattr(sys, "excepthook", sys.excepthook)  # the notebook sets its own
         patch.setattr(plt, "show", show)
         patch.chdir(folder)
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", DeprecationWarning)  # what they will take a newer library to show
         cells = [cell for cell in CODE if not tags or set(tags) & set(TAGS[cell])]
         for now in cells + [cell for cell in reversed(cells) if again and "run" in TAGS[cell]]:
-            code = CODE[now] + SMALLER.get(now, "") if smaller else CODE[now]
-            if smaller and "experiment" in TAGS[now]:
+            code = CODE[now] + SMALLER.get(now, "")
+            if "experiment" in TAGS[now]:
                 code = code.replace('device.type == "cuda"', "True")  # all of them
             exec(compile(code, now, "exec"), names)
             names.update(CPU if now == "imports" else TINY | form if now == "hyperparameters" else {})
-    sys.excepthook = hook
     plt.close("all")
     return names, said.getvalue(), drawn

@@ -1,0 +1,153 @@
+"""Sections 6 to 8: the network, its variants, and the number of its weights."""
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn as nn
+
+POSITIONS, ATTENTIONS = ("rotary", "learned", "sinusoidal", "none"), ("fused", "manual", "pytorch", "none")
+VARIANTS = [dict(position=p, attention=a) for p in POSITIONS for a in ATTENTIONS if (p, a) != ("rotary", "pytorch")]
+VARIANTS += [dict(norm="layer", bias=True, activation="relu"), dict(norm="none"), dict(residual="off"), dict(residual="bug")]
+
+
+def network(lesson, stir=True, **changes):
+    """A tiny network; stirred: every weight, of norms and biases too, is random, so that no 0 or 1 hides anything."""
+    net = lesson.build(lesson.Config(**dict(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8, dropout=0.0) | changes))
+    for p in net.parameters() if stir else ():
+        p.data += 0.2 * torch.randn(p.shape)
+    return net
+
+
+def ids(*shape):
+    return torch.randint(11, shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_articles_parameter_counts(lesson):
+    expected = {"article 10M": 10_327_659, "sweep 1": 5_451, "sweep 2": 31_339, "sweep 3": 212_331, "sweep 4": 1_621_611}
+    for name, count in expected.items():
+        cfg = lesson.fit(lesson.Config(107), name, 327_473)
+        assert sum(lesson.parameters_by_part(cfg).values()) == sum(p.numel() for p in lesson.build(cfg).parameters()) == count
+
+
+def test_weights_by_hand_equal_torch(lesson):
+    for position, attention, norm, *flags in itertools.product(
+            (*POSITIONS, "sinusoidal bug"), ATTENTIONS, ("rms", "layer", "none"), *[(False, True)] * 3):
+        cfg = dict(zip(("bias", "gate", "mix"), flags)) | dict(position=position, attention=attention, norm=norm)
+        net = network(lesson, stir=False, **cfg)
+        assert sum(lesson.parameters_by_part(net.cfg).values()) == sum(p.numel() for p in net.parameters()), cfg
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_the_future_cannot_leak_and_the_past_is_seen(lesson, variant):
+    net, idx = network(lesson, mix=False, **variant), ids(2, 8)
+    with torch.no_grad():
+        for t in range(8):
+            changed = idx.clone()
+            changed[:, t] = (idx[:, t] + 1) % 11
+            change = (net(changed)[0] - net(idx)[0]).abs().amax((0, 2))
+            alone = variant.get("attention") == "none"
+            assert change[:t].sum() == 0 and change[t] > 1e-4
+            assert change[t + 1:].sum() == 0 if alone else (change[t + 1:] > 1e-7).all()
+
+
+@pytest.mark.parametrize("head_size", [1, 2, 5, 8])
+def test_attention_written_out_padded_and_pytorchs_are_the_same(lesson, head_size):
+    results = []
+    for kind in ("fused", "manual", "pytorch"):
+        torch.manual_seed(0)
+        net = network(lesson, attention=kind, n_head=3, n_embd=3 * head_size, position="learned", gate=False)
+        assert (type(net.blocks[0].attn) is lesson.PaddedAttention) == (kind == "fused" and head_size % 8 > 0)
+        logits, loss = net(ids(3, 8), ids(8, 3).T)
+        loss.backward()
+        results.append(dict(logits=logits) | {name: p.grad for name, p in net.named_parameters()})
+        assert logits.std() > 0.05 and all(grad.abs().max() > 0 for grad in results[-1].values())
+    assert all(torch.allclose(results[0][name], other[name], atol=1e-5) for other in results[1:] for name in results[0])
+
+
+def test_attention_is_the_textbook_formula(lesson):
+    layer, x = network(lesson, n_embd=6, position="none").blocks[0].attn, torch.randn(1, 4, 6)
+    q, k, v = (x[0] @ layer.qkv.weight.T).split(6, dim=-1)
+    rows = []
+    for i in range(4):
+        gate = 2 * (layer.gate.weight @ x[0, i]).sigmoid()
+        heads = [g * sum(s * v[j, h:h + 3] for j, s in enumerate(torch.stack([q[i, h:h + 3] @ k[j, h:h + 3] / math.sqrt(3)
+                 for j in range(i + 1)]).softmax(0))) for g, h in zip(gate, (0, 3))]
+        rows.append(layer.proj.weight @ torch.cat(heads))
+    assert torch.allclose(layer(x)[0], torch.stack(rows), atol=1e-5)
+
+
+def test_rotation_depends_on_distance_only(lesson):
+    turn = lesson.Rotary(lesson.Config(11, 40, n_embd=12, n_head=2))
+    q, k = torch.randn(2, 1, 1, 1, 6).expand(2, 1, 40, 1, 6)
+    match = turn(q)[0, :, 0] @ turn(k)[0, :, 0].T  # (40, 40)
+    for distance in (0, 1, 7):
+        assert torch.allclose(match.diagonal(-distance), match[distance, 0], atol=1e-5)
+    assert match[0, 0].item() == pytest.approx((q[0, 0, 0] @ k[0, 0, 0]).item(), abs=1e-5) and match[:, 0].std() > 0.05
+    assert turn(q.bfloat16()).dtype == torch.bfloat16
+
+
+def test_sinusoids_follow_the_paper_and_the_slip_counts_windows(lesson):
+    cfg = lesson.Config(11, 20, n_embd=6, embedding_std=1.0)
+    right, slip = (kind(cfg)(torch.zeros(3, 20, 6)) for kind in (lesson.Sinusoidal, lesson.SinusoidalBug))
+    paper = torch.tensor([[(math.sin, math.cos)[i % 2](t / 10_000 ** (i // 2 * 2 / 6)) for i in range(6)] for t in range(20)])
+    assert torch.allclose(right, paper.expand(3, -1, -1), atol=1e-5) and torch.equal(slip, right[0, :3, None].expand(3, 20, 6))
+
+
+def test_a_toggle_changes_its_own_first_weights_only(lesson):
+    first = dict(network(lesson, stir=False, bias=True).named_parameters())
+    for change in (*VARIANTS, dict(gate=False), dict(mix=False), dict(bias=False), dict(activation="relu")):
+        for name, weight in network(lesson, stir=False, **dict(bias=True) | change).named_parameters():
+            assert name not in first or "bias" in name or torch.equal(weight, first[name]), (change, name)
+    assert not torch.equal(first["head.weight"], network(lesson, stir=False, bias=True, seed=2).head.weight)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_first_loss_is_that_of_chance_and_of_the_targets_that_count(lesson, variant):
+    net, idx, targets = network(lesson, stir=False, n_embd=32, **variant), ids(4, 8), ids(8, 4).T.clone()
+    targets[0, 3:] = -1
+    logits, loss = net(idx, targets)
+    log_p = logits.log_softmax(-1)
+    assert loss.item() == pytest.approx(-log_p[targets >= 0].gather(1, targets[targets >= 0, None]).mean().item(), rel=1e-5)
+    assert loss.item() == pytest.approx(math.log(11), abs=0.15)
+
+
+def test_linear_computes_in_its_inputs_format_and_learns_in_32_bits(lesson):
+    layer = lesson.Linear(4, 3)
+    y = layer(torch.randn(2, 4).bfloat16())
+    y.sum().backward()
+    assert y.dtype == torch.bfloat16 and layer.weight.dtype == layer.weight.grad.dtype == torch.float32
+    net = network(lesson, stir=False)
+    net.dtype = torch.bfloat16
+    assert net(ids(1, 8))[0].dtype == torch.float32
+
+
+def test_blocks_are_the_equations_of_the_article(lesson):
+    net, x = network(lesson, n_layer=1), torch.randn(1, 5, 8)
+    block = net.blocks[0]
+    block.mlp.act = torch.tanh
+    a, m, n = block.attn, block.mlp, lambda v: v / (v.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    y = x + a(n(x))
+    assert torch.allclose(block(x), y + m(n(y)), atol=1e-5)
+    block.__class__ = lesson.NoResidual
+    assert torch.allclose(block(x), m(n(a(n(x)))), atol=1e-5)
+    block.__class__ = lesson.ResidualBug
+    y = n(x) + a(n(x))
+    assert torch.allclose(block(x), y + m(n(y)), atol=1e-5)
+
+
+def test_mix_adds_the_two_characters_before(lesson):
+    net, idx = network(lesson, n_layer=0), ids(1, 8)
+    net.norm, net.head = nn.Identity(), nn.Identity()
+    table, (one, two) = net.embedding.weight[idx[0]], net.mix
+    expected = table.clone()
+    expected[1:] += one * table[:-1]
+    expected[2:] += two * table[:-2]
+    assert torch.allclose(net(idx)[0][0], expected, atol=1e-6)
+
+
+def test_the_plain_build_is_the_default_network(lesson):
+    cfg = replace(network(lesson).cfg, n_embd=16)  # heads of 8
+    plain, full = lesson.GPT(cfg), lesson.build(cfg)
+    assert torch.equal(plain(ids(2, 8))[0], full(ids(2, 8))[0])

@@ -1,0 +1,198 @@
+"""Sections 2 to 5: the form, the text, batches, and what counting reaches."""
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from conftest import BLOG, CODE, TINY, Names, play
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+FORM = Names()
+exec(CODE["hyperparameters"], FORM)
+del FORM["__builtins__"]
+
+
+def wrong_values(lesson):
+    for name, (low, high) in lesson.RANGES.items():
+        values = ["high", None, True, [low], math.nan, low - 1, 2 * high + 1] + [1.5] * isinstance(low, int)
+        yield from ((name, value) for value in values)
+    for name in (*lesson.MENUS, "configuration"):
+        yield from ((name, value) for value in ("bogus", "", 3, None))
+    yield from (("prompt", 3), ("text_source", 3), ("checkpoint_folder", 3), ("n_head", 5), ("n_head", 128), ("residual", "off"))
+
+
+def test_wrong_values_are_refused_by_name(lesson):
+    lesson.check_form(FORM)
+    for name, value in wrong_values(lesson):
+        form = FORM | {name: value} | (dict(attention="none") if (name, value) == ("residual", "off") else {})
+        with pytest.raises(lesson.Stop) as stop:
+            lesson.check_form(form)
+            pytest.fail(f"{name} = {value!r} is accepted")
+        assert f"{name} = {value!r}" in str(stop.value) and "\n" not in str(stop.value)
+
+
+def test_every_field_is_checked_and_every_menu_entry_accepted(lesson):
+    assert set(FORM) == {*lesson.RANGES, *lesson.MENUS, "configuration", "text_source", "prompt", "checkpoint_folder"}
+    for name, menu in lesson.MENUS.items():
+        for entry in menu.split():
+            lesson.check_form(FORM | {name: entry})
+    assert set(lesson.SOURCES) | {"upload"} == set(menu_of("text_source"))
+    assert {"automatic", *lesson.CONFIGURATIONS} == set(menu_of("configuration"))
+    assert all(set(menu.split()) == set(menu_of(name)) for name, menu in lesson.MENUS.items())
+
+
+def menu_of(name):
+    (line,) = [line for line in CODE["hyperparameters"].splitlines() if line.startswith(name + " ")]
+    return eval(line.split("#@param ")[1].split("]")[0] + "]")
+
+
+def test_form_defaults_are_the_defaults_of_config(lesson):
+    cfg = lesson.Config(107)
+    assert {name: value for name, value in FORM.items() if hasattr(cfg, name)} == {
+        name: getattr(cfg, name) for name in FORM if hasattr(cfg, name)}
+
+
+def test_arguments_of_a_script_set_fields(lesson):
+    form = dict(FORM)
+    lesson.read_arguments(form, ["max_iters=500", "prompt=The = ", "dropout=0.5", "-f", "kernel.json", "--file=a"])
+    assert form == FORM | dict(max_iters=500, prompt="The = ", dropout=0.5)
+    lesson.read_arguments(form, ["max_iters=many"])
+    for call in (lambda: lesson.check_form(form), lambda: lesson.read_arguments(form, ["steps=5"])):
+        with pytest.raises(lesson.Stop, match="max_iters"):
+            call()
+
+
+def test_what_was_typed_wins(lesson):
+    typed = dict(n_layer=3, n_head=5, n_embd=40, block_size=77, batch_size=7, max_iters=200, learning_rate=0.007,
+                 dropout=0.4, corruption=0.1, agreement=1.5, position="sinusoidal", norm="none", residual="bug")
+    for device in ("cpu", "cuda"):
+        lesson["device"] = torch.device(device)
+        for name in ("automatic", *lesson.CONFIGURATIONS):
+            for length in (2000, 500_000):
+                fitted = lesson.fit(lesson.Config(107, **typed), name, length)
+                assert typed == {field: getattr(fitted, field) for field in typed}, name
+                for field, value in typed.items():  # each alone: the others may change, but must fit it
+                    fitted = lesson.fit(lesson.Config(107, **{field: value} | (dict(n_embd=40) if field == "n_head" else {})), name, 10**6)
+                    assert getattr(fitted, field) == value and fitted.n_embd % fitted.n_head == 0
+    lesson["device"] = torch.device("cpu")
+
+
+def test_fitted_settings_fit_any_text(lesson):
+    for device in ("cpu", "cuda"):
+        lesson["device"] = torch.device(device)
+        for name in ("automatic", *lesson.CONFIGURATIONS):
+            for length in (600, 9000, 500_000, 10**8):
+                if name == "as written" and length < 6000:
+                    with pytest.raises(lesson.Stop, match="block_size = 512"):
+                        lesson.fit(lesson.Config(107), name, length)
+                    continue
+                cfg = lesson.fit(lesson.Config(107), name, length)
+                lesson.check_form(FORM | {field: value for field, value in vars(cfg).items() if field in FORM})
+                assert cfg.block_size <= length // 10
+    lesson["device"] = torch.device("cpu")
+
+
+def test_what_changes_from_the_form_is_printed(tmp_path):
+    tags = ("core", "parameters", "definitions")
+    names, said, _ = play(tmp_path, BLOG[:3000], tags, **TINY | dict(configuration="article 800k", max_iters=2, norm="rms"))
+    exec(CODE["fit-show"], names | dict(print=lambda *line: lines.append(" ".join(map(str, line))))) if (lines := []) else None
+    changed = [f"{name} {getattr(names.cfg, name)} -> " for name, value in names.ARTICLE.items() if value != getattr(names.cfg, name)]
+    assert len(changed) > 6 and names.cfg.n_layer == 2
+
+
+@pytest.mark.parametrize(("data", "problem"), [
+    (b"<!DOCTYPE html><p>", "web page"), (b"\n <HTML>", "web page"), ("é".encode("latin-1"), "decode")])
+def test_what_is_no_text_is_refused(lesson, tmp_path, monkeypatch, data, problem):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "page").write_bytes(data)
+    with pytest.raises(lesson.Stop, match=problem) as stop:
+        lesson.fetch((tmp_path / "page").as_uri())
+    assert "text_source" in str(stop.value) and "\n" not in str(stop.value)
+    (tmp_path / "latin").write_bytes("é".encode("latin-1"))
+    for source in ("nowhere.txt", "", "upload", "https://127.0.0.1:9/x"):
+        with pytest.raises(lesson.Stop, match="text_source"):
+            lesson.fetch(source)
+    with pytest.raises(lesson.Stop, match="UTF-8"):
+        lesson.check_form(FORM | dict(text_source="latin"))
+
+
+def test_download_is_whole_and_bounded(lesson, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for text in ("first", "changed é"):  # the second time too
+        (tmp_path / "there.txt").write_bytes(text.encode("utf-8-sig"))
+        assert lesson.fetch((tmp_path / "there.txt").as_uri()).read_text(encoding="utf-8-sig") == text
+    for limit in (dict(most=5), dict(seconds=-1)):
+        with pytest.raises(OSError, match="more than"):
+            lesson.download((tmp_path / "there.txt").as_uri(), **limit)
+
+
+@pytest.mark.parametrize("text", ["", "a", "abcdefghij" * 2, "word " * 12])
+def test_a_text_that_is_too_short_stops_with_a_sentence(tmp_path, text):
+    with pytest.raises(Exception) as stop:
+        play(tmp_path, text)
+    assert type(stop.value).__name__ == "Stop", repr(stop.value)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(), st.text())
+def test_tokenizer(lesson, text, other):
+    tokenizer = lesson.CharTokenizer(text)
+    assert tokenizer.decode(tokenizer.encode(text)) == text and tokenizer.chars == sorted(set(text))
+    assert tokenizer.decode(tokenizer.encode(other)) == "".join(c for c in other if c in text)
+
+
+def test_batches_are_windows_and_their_next_characters(lesson):
+    data = torch.arange(12)
+    x, y = lesson.sample_batch(data, 500, 9, torch.Generator().manual_seed(1))
+    assert x.shape == y.shape == (500, 9) and torch.equal(x[:, 1:], y[:, :-1]) and torch.equal(x + 1, y)
+    assert set(x[:, 0].tolist()) == {0, 1, 2} and y.max() == 11, "every place, the last character too"
+    assert torch.equal(x, lesson.sample_batch(data, 500, 9, torch.Generator().manual_seed(1))[0])
+
+
+# Kneser-Ney, written out from the formulas of Chen and Goodman 1999
+
+
+def table(train, order, variety):
+    stream = ["start"] * (order + variety - 1) + train
+    grams = [tuple(stream[i:i + order + variety]) for i in range(len(train))]
+    return Counter(gram[1:] for gram in set(grams)) if variety else Counter(grams)  # different characters before it
+
+
+def slow_loss(train, test, vocab_size, order):
+    stream, logs = ["start"] * order + train + test, []
+    tables = [table(train, k, k < order) for k in range(1, order + 1)]
+    kinds = [[list(counts.values()).count(r) for r in range(5)] for counts in tables]
+    for at in range(order + len(train), len(stream)):
+        p = 1 / vocab_size
+        for k, (counts, n) in enumerate(zip(tables, kinds)):  # contexts of k characters
+            y = n[1] / (n[1] + 2 * n[2]) if n[1] else 0
+            take = [0] + [r - (r + 1) * y * n[r + 1] / n[r] if n[r] else 0 for r in (1, 2, 3)]
+            take = [x if 0 < x < r else r / 2 for r, x in enumerate(take)]
+            seen = {gram[-1]: c for gram, c in counts.items() if gram[:-1] == tuple(stream[at - k:at])}
+            if seen:
+                count, pot = seen.get(stream[at], 0), sum(take[min(c, 3)] for c in seen.values())
+                p = (count - take[min(count, 3)] + pot * p) / sum(seen.values())
+        logs.append(-np.log(p))
+    return np.mean(logs)
+
+
+@pytest.mark.parametrize(("vocab_size", "size"), [(2, 300), (5, 300), (30, 200), (400, 100), (3, 21)])
+def test_counting_equals_the_formulas_and_sums_to_one(lesson, vocab_size, size):
+    ids = (np.random.default_rng(0).zipf(1.4, size) % vocab_size).tolist()
+    train, test = ids[:-20], ids[-20:]
+
+    def fast(*texts):
+        return np.array(lesson.kneser_ney(*map(np.array, texts), vocab_size, 5))
+
+    assert np.allclose(fast(train, test), [slow_loss(train, test, vocab_size, order) for order in range(1, 6)])
+    for context in (test[:1], test[:7], [0] * 6):  # one character more adds its own -ln p to the sum
+        before, after = fast(train, context), [fast(train, context + [c]) for c in range(vocab_size)]
+        assert np.allclose(sum(np.exp(before * len(context) - loss * (len(context) + 1)) for loss in after), 1)
+
+
+def test_the_order_is_chosen_without_the_validation_text(lesson):
+    ids = np.unique(list(BLOG[:20_000]), return_inverse=True)[1]
+    order = lesson.choose_order(ids, 100)
+    assert 3 <= order <= 7 and order == 1 + int(np.argmin(lesson.kneser_ney(ids[:18_000], ids[18_000:], 100)))
