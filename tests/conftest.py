@@ -37,7 +37,10 @@ SMALLER = {  # added to cells, for experiments in seconds; these two run on a GP
 class Names(dict):
     """The globals of executed cells, names.train for names["train"]."""
 
-    __getattr__ = dict.__getitem__
+    def __getattr__(self, name):
+        if name in self:
+            return self[name]
+        raise AttributeError(name)
 
 
 def define(**values):

@@ -92,8 +92,10 @@ CASES = dict((name, row) for name, *row in (line.replace("↵", "\n").split(" �
     "a header of billions": (f"---\ntitle: T\na0: &a0 x\n{LAUGHS}\npublished: *a39\n---\nBody.", "T\n\nBody."),
     "a deep header": ("---\ntitle: " + "[" * 20_000 + "\n---\nBody.", "Body."),
     "no code, but no-break or wide spaces": ("\xa0\xa0 \xa0\xa0a\n\n\u3000\u3000\u3000\u3000b", "a\n\nb"),
-    "characters": ("e\u0301 a\u200bb\x07\ufe0f\ufdd0c\ud800 d\u2003e 中文，שלום\n\n\n \n\nf",
-        "é abc d e 中文，שלום\n\nf"),
+    "characters": (
+        "e\u0301 a\u200bb\x07\ufe0f\ufdd0c\ud800 d\u2003e 中文，שלום\n\n\n \n\nf",
+        "é abc d e 中文，שלום\n\nf",
+    ),
     "nothing": ("", ""),
 }
 MDX = """import A from "a"\nimport {\n  B,\n} from 'b'\n\nexport const c = {\n  d: 1,\n\n  e: 2\n}\n\n# F {g}\n
@@ -150,7 +152,8 @@ INLINES = patterns("""
 """)
 BLOCKS = patterns("""
 •↵• ¦ ## • {#h} ¦ •↵--- ¦ {: .h}↵• ¦ •↵: • ¦ - •↵- • ¦ * •↵    * •↵* • ¦ + •↵↵  • ¦ •↵↵1. •↵   - •↵↵   •↵2) •
-> •↵• ¦ > - •↵>   • ¦ <div class='x'>↵    <p>•</p>↵↵    <p>•</p>↵</div> ¦ <figure><img src='x'>↵<figcaption>•</figcaption></figure> ¦ <hr>↵•
+> •↵• ¦ > - •↵>   • ¦ <div class='x'>↵    <p>•</p>↵↵    <p>•</p>↵</div>
+<figure><img src='x'>↵<figcaption>•</figcaption></figure> ¦ <hr>↵•
 <ul>↵  <li>•</li>↵  <li><p>•</p>↵</ul> ¦ <div>↵↵•↵↵</div> ¦ <!-- h↵↵h -->↵↵• ¦ <script>↵h↵↵    h↵</script>↵↵•
 {::comment}↵h↵{:/comment} ¦ •↵↵$$↵h↵$$↵↵• ¦ •↵↵```html↵<B>X</B> *Y* [^Z]: X↵↵    &#38; Y↵``` ¦ - •↵↵  ```↵  X↵  ```↵- •
 •↵↵    X <B> *Y*↵↵    Z ¦ <pre><code>X &lt;↵↵Y</code></pre> ¦ {% highlight html %}↵<B>X</B> *Y*↵{% endhighlight %}
@@ -209,9 +212,10 @@ def test_any_input_gives_tidy_text(post, pieces, place):
 # ------------------------------------------------------------------ linear time
 
 HOSTILE = patterns("""
-{% ¦ {{< ¦ {% raw %} ¦ {% highlight x %} ¦ < ¦ [a]( ¦ <a  ¦ <a " ¦ <A { ¦ <!-- ¦ <script> ¦ <div> ¦ <p>↵↵     ¦ `a ¦ ` x↵
->  ¦ -  ¦ > -  ¦ [ ¦ [] ¦ [[a ¦ *a  ¦ _ ¦ ```x↵ ¦ ```↵       ¦ $a  ¦ $$ x↵ ¦ <code> ¦ {: ¦ &amp ¦  ↵ ¦ [^a]: x↵ ¦ [a]: b↵
-http:// ¦ www.a) ¦ <ul><li>a ¦ %% ¦ import {↵↵ ¦ export {↵ ¦ word  ¦ -↵↵    a↵ ¦ ~~~↵ ¦ :::a↵
+{% ¦ {{< ¦ {% raw %} ¦ {% highlight x %} ¦ < ¦ [a]( ¦ <a  ¦ <a " ¦ <A { ¦ <!-- ¦ <script> ¦ <div> ¦ <p>↵↵    ↵
+>  ¦ -  ¦ > -  ¦ [ ¦ [] ¦ [[a ¦ *a  ¦ _ ¦ ```x↵ ¦ ```↵      x↵ ¦ $a  ¦ $$ x↵ ¦ <code> ¦ {: ¦ &amp
+`a ¦ ` x↵ ¦  ↵ ¦ [^a]: x↵ ¦ [a]: b↵ ¦ http:// ¦ www.a) ¦ <ul><li>a ¦ %% ¦ import {↵↵ ¦ export {↵ ¦ word
+|a|↵ ¦ -↵↵    a↵ ¦ ~~~↵ ¦ :::a↵ ¦ {::comment} ¦ <p></div> ¦ </p> ¦ <a b="< ¦ ]( ¦ {#a
 """)
 
 
@@ -278,7 +282,8 @@ TAIL = "Subscribe to the letter, it is free."
 BLOGS = """
 order || _posts/2020-10-1-c.md=c ¦ _posts/2020-9-30-b.md=b ¦
   _posts/e/2099-1-1-e.txt=e↵↵f ¦ _posts/2019-12-31-z.html=a || a¦b¦c¦e↵↵f
-Hugo || content/p/a.md=---↵date: 2021-05-01↵---↵b ¦ content/b.md=---↵date: 2020-05-01T10:00:00Z↵---↵a ¦ layouts/c.html=c ¦
+Hugo || content/p/a.md=---↵date: 2021-05-01↵---↵b ¦ content/b.md=---↵date: 2020-05-01T10:00:00Z↵---↵a ¦
+  layouts/c.html=c ¦
   content/d.md=+++↵date = 2022-01-01↵+++↵c ¦ themes/t/content/e.md=e ¦ content/_index.md=f ¦ README.md=r || a¦b¦c
 Astro || src/content/blog/a.mdx=---↵pubDate: Jul 08 2022↵---↵import X from "x"↵↵b↵↵<X>c</X> ¦ README.md=r ¦
   src/content/blog/b.md=---↵pubDate: 'Mar 1, 2021'↵---↵a ¦ src/pages/index.md=i || a¦b↵↵c
