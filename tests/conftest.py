@@ -87,6 +87,7 @@ def play(folder, text, tags=None, again=False, **form):
 
     again: then those that define nothing once more, backwards, since each can be run alone."""
     (folder / "text.txt").write_text(text, encoding="utf-8")
+    plt.close("all")
     names, said, drawn, now = Names(__name__="__main__"), io.StringIO(), [], ""
 
     def show():
@@ -107,5 +108,4 @@ def play(folder, text, tags=None, again=False, **form):
                 code = code.replace('device.type == "cuda"', "True")  # all of them
             exec(compile(code, now, "exec"), names)
             names.update(CPU if now == "imports" else TINY | form if now == "hyperparameters" else {})
-    plt.close("all")
     return names, said.getvalue(), drawn
