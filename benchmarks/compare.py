@@ -1,5 +1,6 @@
 """Train this notebook's networks, its first edition's, the original's and nanoGPT's; print tables (README.md here)."""
 import argparse
+import ast
 import importlib
 import json
 import math
@@ -26,6 +27,7 @@ import torch
 import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parent.parent
+COUNTING = {"PEAK", "operations_per_step", "parameters_by_part"}  # these stand in cells that also print
 
 
 def notebook(source):
@@ -36,9 +38,13 @@ def notebook(source):
         except ImportError:
             sys.modules[name] = mock.MagicMock()
     module = ModuleType("lesson")
-    for cell in json.loads(source)["cells"]:
-        if {"definitions", "parameters"} & set(cell["metadata"].get("tags", [])):
-            exec(compile("".join(cell["source"]), cell["id"], "exec"), vars(module))
+    for cell in (cell for cell in json.loads(source)["cells"] if cell["cell_type"] == "code"):
+        tree = ast.parse("".join(cell["source"]))
+        if not {"definitions", "parameters"} & set(cell["metadata"].get("tags", [])):
+            names = [getattr(node.targets[0] if isinstance(node, ast.Assign) else node, "id", None) or
+                     getattr(node, "name", None) for node in tree.body]
+            tree.body = [node for node, name in zip(tree.body, names) if name in COUNTING]
+        exec(compile(tree, cell["id"], "exec"), vars(module))
     return module
 
 
@@ -70,21 +76,18 @@ def timed(function, seen):
     return wrapper
 
 
-def peak_memory():
-    """Most memory in use so far, in GB: the GPU's, else the process's (Unix only)."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+def gpu_memory():
+    """The most that PyTorch has held on the GPU so far, in GB."""
+    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else math.nan
 
 
 def watched(train, seen, steps):
     """Train, its evaluations `seen` by `timed` at those steps (a function, asked afterwards): time, memory, curve."""
     began = time.perf_counter()
     train()
-    seconds, steps = time.perf_counter() - began, steps()
+    seconds, steps, memory = time.perf_counter() - began, steps(), gpu_memory()
     pace = [(b[0] - a[1]) / (n - m) for a, b, m, n in zip(seen, seen[1:], steps, steps[1:])]
-    return dict(seconds=seconds, memory=peak_memory(), ms=1e3 * median(pace),
+    return dict(seconds=seconds, memory=memory, ms=1e3 * median(pace),
                 curve=[(step, val, ended - began) for step, (_, ended, val) in zip(steps, seen)])
 
 
@@ -221,7 +224,7 @@ def nanogpt(c, steps=5000, dropout=0.2):
     stamp = lambda *words, **_: lines.append((time.perf_counter(), " ".join(map(str, words))))  # noqa: E731
     with mock.patch("builtins.print", stamp):
         done = runpy.run_path("train.py")  # in this process, so that the memory it used can be read
-    (curve, ms), memory = read_log(lines), peak_memory()
+    (curve, ms), memory = read_log(lines), gpu_memory()
     net, kept = done.get("unoptimized_model", done["model"]), torch.load("out/ckpt.pt", map_location=c.nb.device)
     args = done["model_args"]
     sizes = {name: args[name] for name in ("block_size", "n_layer", "n_head", "n_embd")}
@@ -278,20 +281,18 @@ def markdown(header, rows):
 
 def reached(results, target):
     """Mean seconds, and TFLOP, to the first evaluation at or below `target`."""
-    first = [next(((t, step * r["tflop"]) for step, loss, t in r["curve"] if loss <= target), None) for r in results]
-    there = [pair for pair in first if pair]
-    if not there:
-        return "not reached"
-    seconds, tflop = (mean(numbers) for numbers in zip(*there))
-    return f"{seconds:.1f} ({tflop:,.0f})" + f", {len(there)} of {len(first)}" * (len(there) < len(first))
+    there = [next((t, step * r["tflop"]) for step, loss, t in r["curve"] if loss <= target)
+             for r in results if min(loss for _, loss, _ in r["curve"]) <= target]
+    seconds, tflop = (mean(numbers) for numbers in zip(*there)) if there else (math.nan, math.nan)
+    of = f", {len(there)} of {len(results)}" * (len(there) < len(results))
+    return f"{seconds:.1f} ({tflop:,.0f}){of}" if there else "not reached"
 
 
 def report(results, failures, options):
     """Everything that is printed in the end; results: {row: [measurements of each seed]}."""
     rows = {row: results[row] for row in ROWS if row in results}
-    every = [r for measured in rows.values() for r in measured]
-    parts = [" and ".join(sorted({r["machine"] for r in every})) + "; texts of "
-             + " and ".join(f"{n:,}" for n in sorted({r["length"] for r in every})) + " characters."]
+    machines, lengths = ({r[key] for measured in rows.values() for r in measured} for key in ("machine", "length"))
+    parts = [f"{' and '.join(machines)}; texts of {' and '.join(f'{n:,}' for n in sorted(lengths))} characters."]
     if options.scale != 1:
         parts.append(f"**Only a trial: {options.scale:g} of all steps, so these losses and times say nothing.**")
 
@@ -303,8 +304,7 @@ def report(results, failures, options):
     for row, measured in rows.items():
         name = row + f" ({len(measured)} seeds)" * (len(measured) > 1)
         spread = f" ± {stdev(r['loss'] for r in measured):.3f}" if len(measured) > 1 else ""
-        lowest = [min((val, step) for step, val, _ in r["curve"]) for r in measured]
-        low, at = (mean(numbers) for numbers in zip(*lowest))
+        low, at = (mean(n) for n in zip(*(min((val, step) for step, val, _ in r["curve"]) for r in measured)))
         first.append([name, cell(measured, "parameters", ".1f", 1e-6) + "M", cell(measured, "steps", ",.0f"),
                       cell(measured, "passes", ".0f"), cell(measured, "loss", ".3f") + spread,
                       f"{low:.3f} at {at:,.0f}", cell(measured, "seconds", ".1f"),
@@ -346,11 +346,10 @@ def main():
         path = getattr(options, name)
         setattr(options, name, str(Path(path).resolve()) if path and Path(path).exists() else path)
     asked = options.only or ([""] if torch.cuda.is_available() else ["ours, default", "first edition, default"])
-    rows = [row for row in ROWS if row.startswith(tuple(asked))]
-    missing = {row: need for row in rows for word, need in NEEDS.items() if word in row and not getattr(options, need)}
-    rows = [row for row in rows if row not in missing]
+    rows = [row for row in ROWS if row.startswith(tuple(asked))
+            and all(getattr(options, need) for word, need in NEEDS.items() if word in row)]
     if not rows:
-        parser.error(f"there is no such row, or it needs more: {' '.join(f'--{need}' for need in missing.values())}.")
+        parser.error(f"no such row, or it needs one of {', '.join(f'--{need}' for need in NEEDS.values())}.")
     jobs = [(row, seed) for row in reversed(rows)  # the longest come first
             for seed in (options.seeds[:1] if "nanoGPT" in row or "shakespeare" in row else options.seeds)]
     free = queue.Queue()

@@ -28,7 +28,7 @@ CPU = dict(device=torch.device("cpu"), dtype=torch.float32)
 TINY = dict(configuration="as written", text_source="text.txt", n_layer=2, n_head=2, n_embd=16, block_size=16, batch_size=4,
             max_iters=30, learning_rate=1e-2, dropout=0.1, corruption=0.1, agreement=1.0, checkpoint_folder="", experiments="off")
 SMALLER = {  # added to cells, for experiments in seconds; these two run on a GPU only, but need none
-    "gpt3": "\nfor c in CONFIGURATIONS.values():\n    c.update(n_layer=2, n_head=2, n_embd=8, block_size=8, batch_size=2, max_iters=20)",
+    "gpt3": "\nfor c in CONFIGURATIONS.values():\n    c.update(n_layer=2, n_head=2, n_embd=8, block_size=32, batch_size=2, max_iters=20)",
     "compare": "\nwhole_size = compare\ndef compare(variants, *args, **options):\n    return whole_size({name: replace(c, n_layer=2, n_head=2, "
                "n_embd=8, batch_size=2, max_iters=1) for name, c in variants.items()}, *args, **options)",
     "effort": "\nshare = min(share, 0.01)"}
