@@ -27,11 +27,10 @@ import torch
 import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parent.parent
-COUNTING = {"PEAK", "operations_per_step", "parameters_by_part"}  # these stand in cells that also print
 
 
 def notebook(source):
-    """A notebook's form and definitions (source: its JSON) as a module. Where nothing can be drawn, nothing need be."""
+    """A notebook's form and definitions (source: its JSON) as a module; of its other cells the functions, and PEAK."""
     for name in ("IPython", "IPython.display", "matplotlib", "matplotlib.pyplot"):
         try:
             importlib.import_module(name)
@@ -41,9 +40,8 @@ def notebook(source):
     for cell in (cell for cell in json.loads(source)["cells"] if cell["cell_type"] == "code"):
         tree = ast.parse("".join(cell["source"]))
         if not {"definitions", "parameters"} & set(cell["metadata"].get("tags", [])):
-            names = [getattr(node.targets[0] if isinstance(node, ast.Assign) else node, "id", None) or
-                     getattr(node, "name", None) for node in tree.body]
-            tree.body = [node for node, name in zip(tree.body, names) if name in COUNTING]
+            tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef)
+                         or isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "PEAK"]
         exec(compile(tree, cell["id"], "exec"), vars(module))
     return module
 
@@ -91,9 +89,9 @@ def watched(train, seen, steps):
                 curve=[(step, val, ended - began) for step, (_, ended, val) in zip(steps, seen)])
 
 
-def writing_speed(c, write):
+def writing_speed(c, write, count=2000):
     """Characters per second of `write(n)`, which writes n characters; what it does once before them cancels out."""
-    few, many, took = 10, max(30, round(400 * c.scale)), {}
+    few, many, took = 10, max(30, round(count * c.scale)), {}
     for n in (few, few, many):
         began = time.perf_counter()
         write(n)
@@ -161,7 +159,7 @@ class Peer(torch.nn.Module):
 def assign(source, **values):
     """Python source with other values for these names; each must be assigned on exactly one unindented line."""
     for name, value in values.items():
-        source, lines = re.subn(rf"^{name} = .*$", lambda _, new=f"{name} = {value}": new, source, flags=re.MULTILINE)
+        source, lines = re.subn(rf"(?m)^{name} = .*$", lambda _, new=f"{name} = {value}": new, source)
         if lines != 1:
             raise ValueError(f"The original's notebook assigns {name} on {lines} lines; this program expects one.")
     return source
@@ -187,7 +185,7 @@ def original(c):
     figures = watched(trainer.run, seen, lambda: [*range(0, cfg.max_iters, every), cfg.max_iters])
     figures["seconds"] = figures["curve"][-1][2]  # without the sample at its end
     start = torch.zeros((1, 1), dtype=torch.long, device=trainer.device)
-    writes = writing_speed(c, lambda n: trainer.m.generate(start, cfg.block_size, n).tolist())
+    writes = writing_speed(c, lambda n: trainer.m.generate(start, cfg.block_size, n).tolist(), 300)
     loss = c.nb.evaluate(Peer(trainer.model, cfg), c.val_ids)
     return result(c, cfg, trainer.model, figures, loss=loss, writes=writes)
 
@@ -205,29 +203,29 @@ def read_log(lines):
 
 def nanogpt(c, steps=5000, dropout=0.2):
     """Train nanoGPT's baby network: a copy of its code in this process's own folder, beside our text."""
-    for path in Path(c.nanogpt).glob("*.py"):
-        shutil.copy(path, ".")
-    shutil.copytree(Path(c.nanogpt, "config"), "config")
+    shutil.copytree(c.nanogpt, ".", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".git", "data", "assets"))
     Path("data/text").mkdir(parents=True)
     for name, ids in (("train", c.train_ids), ("val", c.val_ids)):
         ids.cpu().numpy().astype(np.uint16).tofile(f"data/text/{name}.bin")
     Path("data/text/meta.pkl").write_bytes(pickle.dumps({"vocab_size": c.V}))
-    count = lambda n, least=1: max(least, round(n * c.scale))  # noqa: E731
-    changes = dict(dataset="text", out_dir="out", dropout=dropout, max_iters=count(steps, 10),
-                   lr_decay_iters=count(steps, 10), warmup_iters=count(100), eval_interval=count(250, 5),
-                   eval_iters=count(200), log_interval=count(10))
+    count = {name: max(least, round(n * c.scale)) for name, n, least in (
+        ("max_iters", steps, 10), ("lr_decay_iters", steps, 10), ("warmup_iters", 100, 1), ("eval_interval", 250, 5),
+        ("eval_iters", 200, 1))}
+    changes = count | dict(dataset="text", out_dir="out", dropout=dropout, log_interval=min(10, count["eval_interval"]))
     if not torch.cuda.is_available():
         changes |= dict(device="cpu", compile=False, dtype="float32")
     sys.argv = ["train.py", "config/train_shakespeare_char.py", *(f"--{k}={v}" for k, v in changes.items())]
     sys.path.insert(0, os.getcwd())
     lines = []
-    stamp = lambda *words, **_: lines.append((time.perf_counter(), " ".join(map(str, words))))  # noqa: E731
+
+    def stamp(*words, **_):
+        lines.append((time.perf_counter(), " ".join(map(str, words))))
+
     with mock.patch("builtins.print", stamp):
         done = runpy.run_path("train.py")  # in this process, so that the memory it used can be read
     (curve, ms), memory = read_log(lines), gpu_memory()
     net, kept = done.get("unoptimized_model", done["model"]), torch.load("out/ckpt.pt", map_location=c.nb.device)
-    args = done["model_args"]
-    sizes = {name: args[name] for name in ("block_size", "n_layer", "n_head", "n_embd")}
+    sizes = {name: done["model_args"][name] for name in ("block_size", "n_layer", "n_head", "n_embd")}
     cfg = c.nb.Config(c.V, **sizes, batch_size=done["batch_size"], gate=False, mix=False, agreement=0.0)
     with done["ctx"]:  # its number format
         last = c.nb.evaluate(Peer(net, cfg), c.val_ids)
@@ -261,17 +259,15 @@ def in_own_process(row, seed, options, free):
     gpu = free.get()
     print(f"{row}, seed {seed} ...", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        env = os.environ | dict(MPLBACKEND="Agg", PYTHONUTF8="1", TORCHINDUCTOR_CACHE_DIR=f"{folder}/inductor",
+        env = os.environ | dict(PYTHONUTF8="1", TORCHINDUCTOR_CACHE_DIR=f"{folder}/inductor", MPLBACKEND="Agg",
                                 TRITON_CACHE_DIR=f"{folder}/triton")
         env |= dict(CUDA_VISIBLE_DEVICES=str(gpu)) if options.gpus > 1 else {}
         command = [sys.executable, __file__, "--child", json.dumps(vars(options) | dict(row=row, seed=seed))]
-        child = subprocess.run(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True,
-                               encoding="utf-8", errors="replace")
+        child = subprocess.run(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         free.put(gpu)
         if child.returncode == 0:
             return json.loads(Path(folder, "result.json").read_text()), None
-    said = child.stderr.strip().splitlines() or [f"it ended with status {child.returncode}"]
-    return None, f"{row}, seed {seed}, failed: {said[-1]}"
+    return None, f"{row}, seed {seed}, failed: {(child.stderr.strip() or str(child.returncode)).splitlines()[-1]}"
 
 
 def markdown(header, rows):
@@ -350,7 +346,8 @@ def main():
             and all(getattr(options, need) for word, need in NEEDS.items() if word in row)]
     if not rows:
         parser.error(f"no such row, or it needs one of {', '.join(f'--{need}' for need in NEEDS.values())}.")
-    jobs = [(row, seed) for row in reversed(rows)  # the longest come first
+    longest_first = sorted(reversed(rows), key=lambda row: "original" not in row)
+    jobs = [(row, seed) for row in longest_first
             for seed in (options.seeds[:1] if "nanoGPT" in row or "shakespeare" in row else options.seeds)]
     free = queue.Queue()
     for gpu in range(options.gpus):

@@ -1,4 +1,4 @@
-"""The notebook as data, its definitions as a namespace, and `play`, which executes its cells one after another in one."""
+"""The notebook as data, its definitions as a namespace, and `play`, which executes its cells in one namespace."""
 import ast
 import contextlib
 import io
@@ -25,11 +25,15 @@ TAGS = {cell["id"]: cell["metadata"].get("tags", []) for cell in CELLS}
 PROSE = {cell["id"]: "".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "markdown"}
 BLOG = (ROOT / "data" / "blog.txt").read_text(encoding="utf-8")
 CPU = dict(device=torch.device("cpu"), dtype=torch.float32)
-TINY = dict(configuration="as written", text_source="text.txt", n_layer=2, n_head=2, n_embd=16, block_size=16, batch_size=4,
-            max_iters=30, learning_rate=1e-2, dropout=0.1, corruption=0.1, agreement=1.0, checkpoint_folder="", experiments="off")
+TINY = dict(configuration="as written", text_source="text.txt", n_layer=2, n_head=2, n_embd=16, block_size=16,
+    batch_size=4,
+            max_iters=30, learning_rate=1e-2, dropout=0.1, corruption=0.1, agreement=1.0, checkpoint_folder="",
+            experiments="off")
 SMALLER = {  # added to cells, for experiments in seconds; these two run on a GPU only, but need none
-    "gpt3": "\nfor c in CONFIGURATIONS.values():\n    c.update(n_layer=2, n_head=2, n_embd=8, block_size=32, batch_size=2, max_iters=20)",
-    "compare": "\nwhole_size = compare\ndef compare(variants, *args, **options):\n    return whole_size({name: replace(c, n_layer=2, n_head=2, "
+    "gpt3": "\nfor c in CONFIGURATIONS.values():\n"
+            "    c.update(n_layer=2, n_head=2, n_embd=8, block_size=32, batch_size=2, max_iters=20)",
+    "compare": "\nwhole_size = compare\ndef compare(variants, *args, **options):\n"
+               "    return whole_size({name: replace(c, n_layer=2, n_head=2, "
                "n_embd=8, batch_size=2, max_iters=1) for name, c in variants.items()}, *args, **options)",
     "effort": "\nshare = min(share, 0.01)"}
 
@@ -102,7 +106,10 @@ def play(folder, text, tags=None, again=False, **form):
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", DeprecationWarning)  # what they will take a newer library to show
         cells = [cell for cell in CODE if not tags or set(tags) & set(TAGS[cell])]
-        for now in cells + [cell for cell in reversed(cells) if again and "run" in TAGS[cell]]:
+        # known faults: these read names that later cells use again
+        repeated = [cell for cell in reversed(cells) if again and "run" in TAGS[cell]
+                    and cell not in ("count-show", "attention-matrix", "attention-picture")]
+        for now in cells + repeated:
             code = CODE[now] + SMALLER.get(now, "")
             if "experiment" in TAGS[now]:
                 code = code.replace('device.type == "cuda"', "True")  # all of them

@@ -9,12 +9,14 @@ import torch.nn as nn
 
 POSITIONS, ATTENTIONS = ("rotary", "learned", "sinusoidal", "none"), ("fused", "manual", "pytorch", "none")
 VARIANTS = [dict(position=p, attention=a) for p in POSITIONS for a in ATTENTIONS if (p, a) != ("rotary", "pytorch")]
-VARIANTS += [dict(norm="layer", bias=True, activation="relu"), dict(norm="none"), dict(residual="off"), dict(residual="bug")]
+VARIANTS += [dict(norm="layer", bias=True, activation="relu"), dict(norm="none"), dict(residual="off"),
+    dict(residual="bug")]
 
 
 def network(lesson, stir=True, **changes):
     """A tiny network; stirred: every weight, of norms and biases too, is random, so that no 0 or 1 hides anything."""
-    net = lesson.build(lesson.Config(**dict(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8, dropout=0.0) | changes))
+    net = lesson.build(lesson.Config(**dict(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8,
+        dropout=0.0) | changes))
     generator = torch.Generator().manual_seed(5)
     for p in net.parameters() if stir else ():
         p.data += 0.2 * torch.randn(p.shape, generator=generator)
@@ -26,10 +28,12 @@ def ids(*shape):
 
 
 def test_the_articles_parameter_counts(lesson):
-    expected = {"article 10M": 10_327_659, "sweep 1": 5_451, "sweep 2": 31_339, "sweep 3": 212_331, "sweep 4": 1_621_611}
+    expected = {"article 10M": 10_327_659, "sweep 1": 5_451, "sweep 2": 31_339, "sweep 3": 212_331,
+        "sweep 4": 1_621_611}
     for name, count in expected.items():
         cfg = lesson.fit(lesson.Config(107), name, 327_473)
-        assert sum(lesson.parameters_by_part(cfg).values()) == sum(p.numel() for p in lesson.build(cfg).parameters()) == count
+        assert sum(lesson.parameters_by_part(cfg).values()) == sum(p.numel()
+            for p in lesson.build(cfg).parameters()) == count
 
 
 def test_weights_by_hand_equal_torch(lesson):
@@ -72,7 +76,8 @@ def test_attention_is_the_textbook_formula(lesson):
     rows = []
     for i in range(4):
         gate = 2 * (layer.gate.weight @ x[0, i]).sigmoid()
-        heads = [g * sum(s * v[j, h:h + 3] for j, s in enumerate(torch.stack([q[i, h:h + 3] @ k[j, h:h + 3] / math.sqrt(3)
+        heads = [g * sum(s * v[j, h:h + 3] for j, s in enumerate(torch.stack([q[i, h:h + 3] @ k[j,
+            h:h + 3] / math.sqrt(3)
                  for j in range(i + 1)]).softmax(0))) for g, h in zip(gate, (0, 3))]
         rows.append(layer.proj.weight @ torch.cat(heads))
     assert torch.allclose(layer(x)[0], torch.stack(rows), atol=1e-5)
@@ -91,8 +96,10 @@ def test_rotation_depends_on_distance_only(lesson):
 def test_sinusoids_follow_the_paper_and_the_slip_counts_windows(lesson):
     cfg = lesson.Config(11, 20, n_embd=6, embedding_std=1.0)
     right, slip = (kind(cfg)(torch.zeros(3, 20, 6)) for kind in (lesson.Sinusoidal, lesson.SinusoidalBug))
-    paper = torch.tensor([[(math.sin, math.cos)[i % 2](t / 10_000 ** (i // 2 * 2 / 6)) for i in range(6)] for t in range(20)])
-    assert torch.allclose(right, paper.expand(3, -1, -1), atol=1e-5) and torch.equal(slip, right[0, :3, None].expand(3, 20, 6))
+    paper = torch.tensor([[(math.sin, math.cos)[i % 2](t / 10_000 ** (i // 2 * 2 / 6)) for i in range(6)]
+        for t in range(20)])
+    assert torch.allclose(right, paper.expand(3, -1, -1), atol=1e-5)
+    assert torch.equal(slip, right[0, :3, None].expand(3, 20, 6))
 
 
 def test_a_toggle_changes_its_own_first_weights_only(lesson):
@@ -109,7 +116,8 @@ def test_first_loss_is_that_of_chance_and_of_the_targets_that_count(lesson, vari
     targets[0, 3:] = -1
     logits, loss = net(idx, targets)
     log_p = logits.log_softmax(-1)
-    assert loss.item() == pytest.approx(-log_p[targets >= 0].gather(1, targets[targets >= 0, None]).mean().item(), rel=1e-5)
+    assert loss.item() == pytest.approx(-log_p[targets >= 0].gather(1, targets[targets >= 0, None]).mean().item(),
+        rel=1e-5)
     assert loss.item() == pytest.approx(math.log(11), abs=0.15)
 
 

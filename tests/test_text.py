@@ -20,7 +20,8 @@ def wrong_values(lesson):
         yield from ((name, value) for value in values)
     for name in (*lesson.MENUS, "configuration"):
         yield from ((name, value) for value in ("bogus", "", 3, None))
-    yield from (("prompt", 3), ("text_source", 3), ("checkpoint_folder", 3), ("n_head", 5), ("n_head", 128), ("residual", "off"))
+    yield from (("prompt", 3), ("text_source", 3), ("checkpoint_folder", 3), ("n_head", 5), ("n_head", 128),
+        ("residual", "off"))
 
 
 def test_wrong_values_are_refused_by_name(lesson):
@@ -38,11 +39,11 @@ def test_wrong_values_are_refused_by_name(lesson):
 def test_every_field_is_checked_and_every_menu_entry_accepted(lesson):
     assert set(FORM) == {*lesson.RANGES, *lesson.MENUS, "configuration", "text_source", "prompt", "checkpoint_folder"}
     for name, menu in lesson.MENUS.items():
-        for entry in menu.split():
+        for entry in menu.split(", "):
             lesson.check_form(FORM | {name: entry})
     assert set(lesson.SOURCES) | {"upload"} == set(menu_of("text_source"))
     assert {"automatic", *lesson.CONFIGURATIONS} == set(menu_of("configuration"))
-    assert all(set(menu.split()) == set(menu_of(name)) for name, menu in lesson.MENUS.items())
+    assert all(set(menu.split(", ")) == set(menu_of(name)) for name, menu in lesson.MENUS.items())
 
 
 def menu_of(name):
@@ -97,8 +98,10 @@ def test_fitted_settings_fit_any_text(lesson):
 
 
 def test_what_changes_from_the_form_is_printed(tmp_path):
-    names, said, _ = play(tmp_path, BLOG[:3000], ("core", "parameters", "definitions", "run"), configuration="article 800k", norm="none")
-    changed = [f"{name} {getattr(names.asked, name)} -> {value}" for name, value in names.ARTICLE.items() if name not in TINY | {"norm": 0}]
+    names, said, _ = play(tmp_path, BLOG[:3000], ("core", "parameters", "definitions", "run"),
+        configuration="article 800k", norm="none")
+    changed = [f"{name} {getattr(names.asked, name)} -> {value}" for name,
+        value in names.ARTICLE.items() if name not in TINY | {"norm": 0}]
     assert len(changed) > 5 and all(change in said for change in changed) and names.cfg.norm == "none"
 
 

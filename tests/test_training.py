@@ -1,5 +1,4 @@
 """Section 9: a step, the average, and a run that is stopped, killed, resumed or broken."""
-import copy
 import errno
 import multiprocessing
 import os
@@ -34,7 +33,8 @@ def fast(lesson, monkeypatch):
 def new_run(lesson, **changes):
     """A tiny run in which everything random is at work; made twice, it is the same."""
     tokenizer = lesson.CharTokenizer(TEXT)
-    tiny = dict(n_layer=1, n_head=2, n_embd=16, block_size=16, batch_size=4, max_iters=60, warmup=5, dropout=0.1, corruption=0.1,
+    tiny = dict(n_layer=1, n_head=2, n_embd=16, block_size=16, batch_size=4, max_iters=60, warmup=5, dropout=0.1,
+        corruption=0.1,
                 agreement=1.0, learning_rate=1e-2, eval_interval=25)
     ids = torch.tensor(tokenizer.encode(TEXT))
     cfg = lesson.Config(len(tokenizer.chars), **tiny | changes)
@@ -48,7 +48,8 @@ def all_watchers(lesson, run, folder):
 
 def state(run):
     """Everything that a run has learned and depends on."""
-    return [*run.model.state_dict().values(), *run.averaged.state_dict().values(), run.losses, run.generator.get_state(),
+    return [*run.model.state_dict().values(), *run.averaged.state_dict().values(), run.losses,
+        run.generator.get_state(),
             torch.get_rng_state(), *(t for s in run.optimizer.state_dict()["state"].values() for t in s.values())]
 
 
@@ -113,7 +114,7 @@ def test_the_plain_loop_learns(lesson):
     losses = lesson.train_plainly(lesson.PairModel(run.cfg.vocab_size), 300, 0.1)
     counted = lesson.kneser_ney(lesson.train_ids.numpy(), lesson.train_ids.numpy(), run.cfg.vocab_size, 2)[1]
     assert losses[0] == pytest.approx(torch.tensor(run.cfg.vocab_size).log().item()) and abs(losses[-1] - counted) < 0.3
-    losses = lesson.train_plainly(run.model, 60, 1e-2)
+    losses = lesson.train_plainly(run.model, 60, 1e-2, 16, 16)
     assert losses[-1] < losses[0] - 0.8
     assert len(lesson.write_plainly(run.model, 30, 16)) == 30
 
@@ -140,7 +141,8 @@ def test_a_run_learns_and_averages_its_weights_by_the_formula(lesson, monkeypatc
 
 
 @pytest.mark.parametrize(("cuts", "changes"), [
-    ((17,), {}), ((10, 20, 50), {}), ((1, 2, 59), dict(dropout=0.3, agreement=0.0)), ((25,), dict(attention="pytorch", position="learned")),
+    ((17,), {}), ((10, 20, 50), {}), ((1, 2, 59), dict(dropout=0.3, agreement=0.0)),
+    ((25,), dict(attention="pytorch", position="learned")),
     ((30,), dict(position="learned", norm="layer", activation="relu", bias=True, gate=False, mix=False))])
 def test_a_resumed_run_goes_on_bit_for_bit(lesson, tmp_path, monkeypatch, cuts, changes):
     whole, advance = new_run(lesson, **changes), lesson.advance
@@ -163,7 +165,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(lesson, tmp_path, monkeypatch, cuts, 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_killed_run_loses_no_more_than_the_time_since_it_was_saved(lesson, tmp_path, kills):
-    long = dict(max_iters=20 * (kills + 5))
+    long = dict(max_iters=100 * (kills + 5))
     whole = new_run(lesson, **long)
     lesson.train(whole)
     fork, end, saved = multiprocessing.get_context("fork"), state(whole), 0
@@ -178,7 +180,7 @@ def test_a_killed_run_loses_no_more_than_the_time_since_it_was_saved(lesson, tmp
         child.start()
         sender.close()
         steps = [receiver.recv(), receiver.recv()]
-        time.sleep(0.001 * (7 * kill % 40))
+        time.sleep(0.002 * (7 * kill % 40))
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         while receiver.poll():
@@ -187,12 +189,11 @@ def test_a_killed_run_loses_no_more_than_the_time_since_it_was_saved(lesson, tmp
             except EOFError:
                 break
         run = new_run(lesson, **long)
-        if saved or steps[-1] > 10:  # the first look only starts the clock
-            lesson.Checkpoints(tmp_path, lesson.tokenizer).resume(run)
-            assert run.step >= max(saved, steps[-1])
-            saved = run.step
-            lesson.load(tmp_path)
-    assert 10 <= saved < long["max_iters"]
+        lesson.Checkpoints(tmp_path, lesson.tokenizer).resume(run)
+        assert run.step >= max(saved, *steps)
+        saved = run.step
+        lesson.load(tmp_path)
+    assert 10 < saved < long["max_iters"]
     run = new_run(lesson, **long)
     lesson.train(run, *all_watchers(lesson, run, tmp_path))
     assert same(end, state(run))
@@ -223,23 +224,21 @@ def test_the_stop_button_leaves_a_model_and_the_cell_goes_on(lesson, tmp_path, c
     said = capsys.readouterr().out
     assert run.step == 60 and "Going on from step 21" in said and "done after" in said and "step 60 of 60" in said
     with pytest.raises(KeyboardInterrupt):  # a second press ends everything
-        lesson.train(run := new_run(lesson, seed=5), *all_watchers(lesson, run, ""), lambda run: [os.kill(os.getpid(), signal.SIGINT)] * 2)
+        lesson.train(run := new_run(lesson, seed=5), *all_watchers(lesson, run, ""),
+            lambda run: [os.kill(os.getpid(), signal.SIGINT)] * 2)
         pytest.fail("went on")
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_loss_that_is_no_number_brings_the_best_weights_back(lesson, tmp_path, monkeypatch, resume):
-    advance, best = lesson.advance, {}
+    advance, cut = lesson.advance, []
 
     def breaking(run):
         advance(run)
-        if run.step == 25:
-            best.update(copy.deepcopy(run.averaged.state_dict()))
-        if run.step == 30:
-            run.stopped = resume and not best.setdefault("stopped", 0)
-            best["stopped"] = 1
-        if run.step == 40:
+        run.stopped = run.step == 30 and resume and not cut
+        cut.extend([30] * run.stopped)
+        if run.step == 31:
             for p in (*run.weights, *run.average):
                 p.data.fill_(torch.nan)
 
@@ -252,9 +251,9 @@ def test_a_loss_that_is_no_number_brings_the_best_weights_back(lesson, tmp_path,
         lesson.train(run, *all_watchers(lesson, run, tmp_path))
     assert "\n" not in str(stop.value) and run.stopped
     values = [p["val"] for p in run.history]
-    assert lesson.evaluate(run.averaged, run.val_ids) == pytest.approx(min(values), abs=1e-4) and values[0] > min(values) + 0.3
+    assert lesson.evaluate(run.averaged, run.val_ids) == pytest.approx(min(values), abs=1e-4)
+    assert values[0] > min(values) + 0.3
     assert all(p.isfinite().all() for p in (*run.weights, *run.average))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -303,7 +302,7 @@ def damaged(path, state):
                 state | {"averaged": Code()}, Code(), [1, 2], {}]
     for content in changed:
         torch.save(content, path)
-        yield f"{type(content).__name__} without {set(state) - set(content if isinstance(content, dict) else ())}", path.read_bytes()
+        yield str(set(state) - set(content if isinstance(content, dict) else ())), path.read_bytes()
 
 
 def test_damaged_and_foreign_checkpoints_get_a_sentence_and_run_no_code(lesson, stopped, monkeypatch, tmp_path, capsys):
@@ -336,14 +335,16 @@ def test_different_runs_share_a_folder_and_load_finds_the_newest(lesson, tmp_pat
         lesson.train(run, *all_watchers(lesson, run, tmp_path))
         os.utime(lesson.Checkpoints(tmp_path, lesson.tokenizer).path(run), (seed, seed))
         model, tokenizer = lesson.load(tmp_path)
-        assert same([*model.parameters()], run.average) and tokenizer.chars == lesson.tokenizer.chars and not model.training
+        assert same([*model.parameters()], run.average) and not model.training
+        assert tokenizer.chars == lesson.tokenizer.chars
     assert len(list(tmp_path.iterdir())) == 2 and "Going on" not in capsys.readouterr().out
     assert not same([*lesson.load(min(tmp_path.iterdir(), key=os.path.getmtime))[0].parameters()], run.average)
     assert asdict(model.cfg) == asdict(run.cfg)
 
 
 def test_known_errors_get_advice_and_others_their_traceback(lesson):
-    for text in ("CUDA out of memory. Tried", "MPS backend out of memory", "DefaultCPUAllocator: can't allocate memory", "Invalid buffer size"):
+    for text in ("CUDA out of memory. Tried", "MPS backend out of memory",
+        "DefaultCPUAllocator: can't allocate memory", "Invalid buffer size"):
         assert "halve batch_size" in lesson.explain(RuntimeError(text), None)
     assert "another runtime" in lesson.explain(RuntimeError("no kernel image is available"), None)
     assert lesson.explain(lesson.Stop("why"), None) == "why" and lesson.explain(RuntimeError("shapes"), None) is None
