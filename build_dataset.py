@@ -10,17 +10,19 @@ A post passes through these steps, which stand in this order in the file:
 1. `split_front_matter`  takes the header off; its title becomes the first line, its date may decide the order
 2. `run_templates`       removes the tags of Liquid and the shortcodes of Hugo, as these do before Markdown is looked at
 3. `Simplifier`          removes or rewrites what is not in mistune's Markdown: dialects, comments, blocks of code
-4. `MARKDOWN`            is mistune: it turns Markdown into a tree of tokens
-5. `Page`                writes down the words of that tree, and what separates them
-6. `tidy`                shortens URLs and removes what is left over
+4. `MARKDOWN`            is mistune: it turns Markdown into HTML
+5. `to_text`             writes down the words of HTML, and what separates them
+6. `clean_text`          calls all this, shortens URLs and removes what is left over
 
 Time grows in proportion to the length of a post, whatever it contains. Two rules see to that: patterns never
 have two ways to match the same text (hence the possessive `*+`), and a search that failed is never repeated.
 """
 
 import argparse
+import codecs
 import html
 import itertools
+import json
 import math
 import os
 import re
@@ -33,6 +35,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -78,14 +82,14 @@ SHOW = {double: code for code, double in HIDE.items()}
 
 def plain_characters(text: str) -> str:
     """Unify line ends and spaces, remove what cannot be seen (and our own marks), compose accents."""
-    text = "\n".join(text.splitlines())
+    text = re.sub(r"\r\n?", "\n", text)
     # Only plain spaces and tabs make an indentation; behind other spaces a line is no code.
     text = re.sub(r"^([ \t]*+)[^\S \t\n][^\S\n]*+", r"\1", text, flags=re.MULTILINE)
     kinds = {char: unicodedata.category(char) for char in set(text) - {"\n", "\t"}}
-    spaces = {ord(char): " " for char, kind in kinds.items() if kind == "Zs"}
+    spaces = {ord(char): " " for char in kinds if char.isspace()}
     # All kinds of C: control, format, private and the like. The range: select a variant of the character before.
     unseen = {ord(char): None for char, kind in kinds.items() if kind[0] == "C" or "\ufe00" <= char <= "\ufe0f"}
-    return unicodedata.normalize("NFC", text.translate(spaces | unseen))
+    return unicodedata.normalize("NFC", text.translate(unseen | spaces))
 
 
 def squeeze(text: str) -> str:
@@ -95,29 +99,41 @@ def squeeze(text: str) -> str:
 
 # -------------------------------------------------------------- front matter
 
-# Longer headers than this do not exist, and PyYAML is slow.
+# Between lines of `---` (YAML) or `+++` (TOML), or Pelican's `Title: ...` with nothing around. Longer headers than this
+# do not exist, and PyYAML is slow.
 FRONT_MATTER = re.compile(
-    r"(?:---[ \t]*\n(?P<yaml>.{0,100000}?)^(?:---|\.\.\.)|\+\+\+[ \t]*\n(?P<toml>.{0,100000}?)^\+\+\+)[ \t]*$\n?",
+    r"\s*+(?:(?P<mark>---|\+\+\+)[ \t]*\n(?P<fields>.{0,100000}?)^(?:(?P=mark)|\.\.\.)[ \t]*$\n?"
+    r"|(?P<bare>(?i:title):[^\n]*+\n(?:\w++:[^\n]*+\n)++)\n)",
     re.MULTILINE | re.DOTALL,
 )
+FIELD = re.compile(r"^([\w -]++)[:=][ \t]*+([\"']?)([^\[\]{}\"'\n]*)\2[ \t]*$", re.MULTILINE)
+NO_FIELD = re.compile(r"^(?![\w\"'][\w\"' .-]{0,30}[:=]|[ \t#?:\]})-]|$)", re.MULTILINE)
 
 
 def split_front_matter(text: str) -> tuple[dict[str, str], str]:
-    """Return the scalars of the header by their names in lower case, and the rest. An invalid header counts as empty.
+    """Return the scalars of the header by their names (their letters, in lower case), and the rest.
 
-    Lists and the like are dropped unread: with YAML's aliases, a few hundred bytes describe gigabytes of them.
+    Lists and the like are dropped unread: with YAML's aliases, a few hundred bytes describe gigabytes of them. Of an
+    invalid header, lines that look like fields are used; what does not look like a header is text between two rules.
     """
-    match = FRONT_MATTER.match(text)
-    if not match:
-        return {}, text
+    match, header = FRONT_MATTER.match(text), None
+    fields, rest = (match["fields"] or match["bare"] or "", text[match.end() :]) if match else ("", text.lstrip())
     try:
-        # BaseLoader is the safe loader that leaves scalars as they were typed: `2.10` stays "2.10".
-        header = yaml.load(match["yaml"], yaml.BaseLoader) if match["toml"] is None else tomllib.loads(match["toml"])
+        if not match:
+            header, end = json.JSONDecoder().raw_decode(rest)
+            header, rest = header if re.match(r" *(?:\n|$)", rest[end:]) else None, rest[end:]
+        elif match["mark"] == "+++":
+            header = tomllib.loads(fields)
+        else:  # BaseLoader is the safe loader that leaves scalars as they were typed: `2.10` stays "2.10"
+            header = yaml.load(fields, yaml.BaseLoader) or {}
     except (yaml.YAMLError, ValueError, RecursionError):  # Jekyll publishes such posts, too
-        header = None
-    fields = header.items() if isinstance(header, dict) else ()
-    scalars = {str(name).lower(): str(value) for name, value in fields if not isinstance(value, (list, dict))}
-    return scalars, text[match.end() :]
+        if match and not NO_FIELD.search(fields):
+            header = {name: value for name, _, value in FIELD.findall(fields)}
+    if not isinstance(header, dict) or (header and all(str(name).count(" ") > 2 for name in header)):
+        return {}, text
+    scalars = {name: str(value).strip() for name, value in header.items() if not isinstance(value, (list, dict))}
+    scalars = {re.sub("[^a-z]", "", str(name).lower()): scalars[name] for name in scalars}
+    return {name: value for name, value in scalars.items() if value not in ("~", "null")}, rest
 
 
 # ----------------------------------------------------------------- templates
@@ -154,12 +170,14 @@ def rewrite(text: str, opener: re.Pattern, replace: Callable[[re.Match], tuple[s
     return "".join(pieces) + text[position:]
 
 
-# A reference's target, as in `[a]: {{ b }}`, must not become empty: then it would be text.
+# Inline code without tags is literal. A reference's target, as in `[a]: {{ b }}`, must not become empty: then it would
+# be text.
 TEMPLATE = re.compile(
-    r"(?P<target>^ {0,3}\[(?!\^)[^\]\n]++\]:[ \t]*+)?(?P<tag>\{\{[<%]?|\{%)-?\s*+(?P<name>\w*+)", re.MULTILINE
+    r"(?P<code>(?<![`\\])`(?!`)[^`\n{]*+(?:\{(?!%|\{[<%])[^`\n{]*+)*+`(?!`))"
+    r"|(?P<target>^ {0,3}\[(?!\^)[^\]\n]++\]:[ \t]*+)?(?P<tag>\{\{[<%]?|\{%)-?\s*+(?P<name>\w*+)", re.MULTILINE
 )
 TEMPLATE_ENDS = {"{{": r"\}\}", "{%": r"%\}", "{{<": r">\}\}", "{{%": r"%\}\}"}
-CODE_BLOCKS = {"highlight", "codeblock", "code", "mermaid", "katex", "math"}
+CODE_BLOCKS = {"highlight", "codeblock", "code", "prism", "mermaid", "plantuml", "graphviz", "tikz", "katex", "math"}
 UNSEEN_BLOCKS = {"comment", "style", "css", "js", "javascript", "stylesheet", "schema"}
 
 
@@ -169,6 +187,8 @@ def run_templates(text: str) -> str:
 
     def replace(opener: re.Match) -> tuple[str, int]:
         kind, name, end = opener["tag"], opener["name"], None
+        if opener["code"]:
+            return opener[0], opener.end()
         tag = finder.find(TEMPLATE_ENDS[kind], opener.end())
         if not tag:  # an unclosed tag eats nothing
             return opener[0], opener.end()
@@ -176,7 +196,12 @@ def run_templates(text: str) -> str:
             end_tag = r"\{%-?\s*+end" if kind == "{%" else rf"{kind}\s*+/\s*+"
             end = finder.find(rf"{end_tag}{name}\b[^%>}}]*+{TEMPLATE_ENDS[kind]}", tag.end())
         if not end or name in UNSEEN_BLOCKS:
-            return opener["target"] + "#" if opener["target"] else "", (end or tag).end()
+            arguments = text[opener.end() : tag.start()]
+            caption = kind[2:] and re.search(r"\bcaption=(?:\"((?:[^\"\\]|\\.)*+)\"|'([^']*+)'|`([^`]*+)`)", arguments)
+            shown = f"<figcaption>{caption[caption.lastindex]}</figcaption>" if caption else ""
+            if literal := re.fullmatch(r"/\*(.*)\*/\s*", arguments, re.DOTALL):
+                shown = f"{kind}{literal[1]}{tag[0]}".translate(HIDE)
+            return opener["target"] + "#" if opener["target"] else shown, (end or tag).end()
         content = text[tag.end() : end.start()]
         return (content if name == "raw" else f"<pre>{html.escape(run_templates(content))}</pre>"), end.end()
 
@@ -210,7 +235,7 @@ TAGS = {
     rf"|(?P<custom>{custom}))(?=[\s/>])(?:{JSX if mdx else ''}{ATTRIBUTES})>"
     for mdx, custom in CUSTOM.items()
 }
-ANY_TAG = re.compile(TAGS[False], re.IGNORECASE)
+ANY_TAG = {mdx: re.compile(pattern, re.IGNORECASE) for mdx, pattern in TAGS.items()}
 ITEM = r"(?:[-*+]|\d{1,9}[.)])"  # the marker of a list's item
 START = rf"^[ \t>]*+(?:{ITEM}[ \t>]++)*+"  # what may stand before the first word of a line
 FENCE = rf"(?P<prefix>{START})(?P<mark>`{{3,}}+(?=[^`\n]*+$)|~{{3,}}+)[^\n]*+"
@@ -218,8 +243,15 @@ NO_EMPTY_LINE = r"(?:[^$\n]|\$(?!\$)|\n(?![ \t>]*+\n))++"
 INLINE_MATH = rf"\$\${NO_EMPTY_LINE}\$\$|\$(?![\s$])[^$\n]*[^\s$\\]\$(?!\w)"
 EMPTY_ITEM = rf"(?:(?<![^\n]\n)|(?![ \t>]*+-$))^([ \t>]*+(?:{ITEM}(?:[ \t>]++|$))++)\n[ \t]*+\n[ \t]++(?=\S)"
 HANGING = r"^ {0,3}(?:\[\^([^\]\s]++)\]:|:(?=[ \t]))[ \t]*+"  # starts a footnote or a definition
-HAS_LETTER = r"[^\[\]\n]*?[^\W\d_]"
-ENDS = {"<!--": "-->", "{::comment}": r"\{:/(?:comment)?\}", "{/*": r"\*/\}"}  # of comments
+HAS_LETTER = r"[^\[\]\n]*?(?:[^\W\d_]|\d-\d)"
+# The ends of comments and of display maths
+ENDS = {"<!--": "-->", "{::comment}": r"\{:/(?:comment)?\}", "{/*": r"\*/\}", "{#": r"#\}", "<%": "%>", "<?": r"\?>"}
+ENDS |= {r"\\[": r"\\\\\]", r"\[": r"\\\]"}
+
+
+def block(code: str) -> str:
+    """A block of code, disguised."""
+    return CODE_START + code.strip("\n").rstrip().translate(HIDE) + CODE_END
 
 
 def hide_span(code: str) -> str:
@@ -233,10 +265,11 @@ class Simplifier:
     Each method is called with the match of a pattern in `RULES`; it returns what to write instead, and where to go on.
     """
 
-    def __init__(self, text: str, kinds: set[str], keep_code: bool) -> None:
-        self.text, self.finder, self.keep_code, self.is_torn = text, Finder(text), keep_code, False
+    def __init__(self, text: str, kinds: set[str]) -> None:
+        self.text, self.finder, self.is_torn = text, Finder(text), False
         self.notes = set(re.findall(HANGING, text, re.MULTILINE))
-        self.html_end, self.indent, self.balance = 0, 0, Counter()
+        # Of HTML: how far it is indented; start tags less end tags; which tags that begin a line are not yet closed.
+        self.indent, self.balance, self.open = 0, Counter(), Counter()
         rules = [(re.compile(pattern, re.M | re.I), action) for kind, pattern, action in self.RULES if kind in kinds]
         unnamed = (re.sub(r"\(\?P<\w+>", "(", rule.pattern) for rule, _ in rules)  # a name may stand only once
         opener = "|".join(f"(?P<rule{number}>{pattern})" for number, pattern in enumerate(unnamed))
@@ -248,20 +281,16 @@ class Simplifier:
 
         self.result = rewrite(text, re.compile(opener, re.M | re.I), replace)
 
-    def block(self, code: str) -> str:
-        """A block of code, disguised, or what remains of it: the end of a paragraph."""
-        return CODE_START + (code.strip("\n").rstrip().translate(HIDE) if self.keep_code else "") + CODE_END
-
     def comment(self, opener: re.Match) -> tuple[str, int]:
         """Goes with its content, when it is closed."""
-        return "", (self.finder.find(ENDS[opener[0].lower()], opener.end()) or opener).end()
+        name = opener[0].lower().strip()
+        end = self.finder.find(ENDS.get(name) or re.escape(name).replace("begin", "end"), opener.end())
+        return "" if end or name == "<!--" else opener[0], (end or opener).end()
 
     def obsidian_comment(self, opener: re.Match) -> tuple[str, int]:
         """From %% to %%; at the start of a line it may hold several paragraphs."""
-        if opener["line"] is None:
-            end = self.finder.find_in_paragraph(r"%%(?![\w%])", opener.end())
-        else:
-            end = self.finder.find(r"%%[ \t]*+$", opener.end())
+        find = self.finder.find_in_paragraph if opener["line"] is None else self.finder.find
+        end = find(r"%%(?![\w%])", opener.end())
         return ("", end.end()) if end else (opener[0], opener.end())
 
     def fence(self, opener: re.Match) -> tuple[str, int]:
@@ -271,7 +300,7 @@ class Simplifier:
         if not end:
             return prefix, opener.end("mark")
         code = re.sub(rf"^[ \t>]{{0,{len(prefix)}}}", "", self.text[opener.end() : end.start()], flags=re.MULTILINE)
-        return f"\n\n{prefix}{self.block(code)}\n\n", end.end()
+        return f"\n\n{prefix}{block(code)}\n\n", end.end()
 
     def span(self, opener: re.Match) -> tuple[str, int]:
         """Inline code is left to mistune, and its content alone."""
@@ -286,10 +315,11 @@ class Simplifier:
     def wiki_link(self, link: re.Match) -> tuple[str, int]:
         """Obsidian's [[page#heading]] or [[page|words to show]]."""
         page, _, label = link["link"].partition("|")
-        return "" if link["image"] else label or page.strip("#").replace("#", " > "), link.end()
+        page = page.partition("#^")[0].strip("#\\").replace("#", " > ")
+        return "" if link["image"] else label or page, link.end()
 
     def tag(self, opener: re.Match) -> tuple[str, int]:
-        """Code written as HTML is code, some tags go with their content, `Page` will read the others."""
+        """Code written as HTML is code, some tags go with their content, `to_text` will read the others."""
         name, end, line = opener["name"].lower(), None, opener["line"] or ""
         if not opener["slash"] and (opener["code"] or opener["hidden"] or name == "pre"):
             find = self.finder.find_in_paragraph if opener["code"] else self.finder.find
@@ -298,25 +328,21 @@ class Simplifier:
             return line + " ", (opener if opener[0].endswith("/>") else end or opener).end()
         if end:
             code = self.text[opener.end() : end.start()]
-            code = html.unescape(ANY_TAG.sub(lambda tag: "\n" * (tag["name"].lower() == "br"), code))
-            return line + (f"\n\n{self.block(code)}\n\n" if name == "pre" else hide_span(code)), end.end()
+            code = html.unescape(ANY_TAG[False].sub(lambda tag: "\n" * (tag["name"].lower() == "br"), code))
+            return line + (f"\n\n{block(code)}\n\n" if name == "pre" else hide_span(code)), end.end()
         if opener["custom"] and opener["line"] is not None and opener["rest"] is not None:
             return line + "\n\n", opener.end()
         if opener["block"] and name not in VOID and not opener[0].endswith("/>"):
-            is_inside = opener.start() < self.html_end or any(self.balance.values())
+            is_inside = any(self.balance.values())
+            if opener["line"] is not None and not is_inside:
+                self.indent = len(line.rpartition(">")[2])
             line = self.unindent(line, is_inside)
-            self.follow(name, opener, is_inside)
+            self.balance[name] += -1 if opener["slash"] else 1
+            if opener["slash"]:
+                self.open[name] = max(0, self.open[name] - 1)
+            elif name not in END_OPTIONAL and (opener["line"] is not None or any(self.open.values())):
+                self.open[name] += 1
         return line + opener[0][len(opener["line"] or "") :], opener.end()
-
-    def follow(self, name: str, tag: re.Match, is_inside: bool) -> None:
-        """See how far the HTML reaches in which a tag is the first of a line, or the last of an inner element."""
-        other = "/?" if tag["slash"] or name in END_OPTIONAL else "/"
-        other = self.finder.find(rf"(?<!`)<({other}){name}(?=[\s/>])", tag.end())
-        if tag["line"] is not None and not is_inside:
-            self.indent = len(tag["line"].rpartition(">")[2])
-        if other and other[1] and (tag["slash"] or tag["line"] is not None):
-            self.html_end = max(self.html_end, other.start())
-        self.balance[name] += -1 if tag["slash"] else 1
 
     def unindent(self, line: str, is_html: bool) -> str:
         """Inside HTML lines may be indented at will; they must not look like code, unless the HTML itself does."""
@@ -325,7 +351,7 @@ class Simplifier:
 
     def indented(self, start: re.Match) -> tuple[str, int]:
         """The start of a line that does not begin with a tag."""
-        return self.unindent(start[0], start.start() < self.html_end), start.end()
+        return self.unindent(start[0], any(self.open.values())), start.end()
 
     def module(self, opener: re.Match) -> tuple[str, int]:
         """An import or export goes up to the end of its paragraph, or more, until its brackets are closed."""
@@ -334,36 +360,42 @@ class Simplifier:
             if not line[0].strip() and (depth <= 0 or self.is_torn):
                 return "", line.start()
             depth += sum(map(line[0].count, "{[(")) - sum(map(line[0].count, "}])"))
+            if depth <= 0 and line[0].rstrip().endswith(";"):
+                return "", line.end()
         self.is_torn = True  # brackets that are never closed hold nothing
         return self.module(opener)
 
     RULES = [  # which files, what, and what instead; the first that matches wins
+        ("md", r"\{::comment\}|\{#(?=\s)|\\\\\[|^[ \t]*+\\\[(?=[ \t]*+$)|^\\begin\{\w++\*?\}", comment),
         ("md", r"\\\\$", "  "),  # a line break
         ("md", r"\\[\\`<$\[{%]", r"\g<0>"),  # an escaped character is left to mistune
         ("md", FENCE, fence),
         ("md", r"(?<!`)`{1,20}+(?!`)", span),
-        ("html", "<!--", comment),
-        ("md", r"\{::comment\}", comment),
+        ("html", r"<!---?>|<!(?:doctype|\[(?:if|endif))[^<>]*+>", ""),
+        ("html", r"<!--|<%(?=\*|[_-]?\s*+tp\.)|<\?", comment),  # of Templater and PHP, too
         ("mdx", r"\{/\*", comment),
         ("md", r"(?P<line>^[ \t]*+)?(?<![\w%])%%(?!%)", obsidian_comment),
         # Display maths: $$ on lines of their own, or around a paragraph.
         ("md", rf"^[ \t>]*+\$\$(?:[ \t]*+\n[^$]*+(?:\$(?!\$)[^$]*+)*+|{NO_EMPTY_LINE})\$\$[ \t]*+$", ""),
         ("md", INLINE_MATH, r"\g<0>"),
+        ("html", r"[ \t]<[a-z]\w*+-[\w-]*+[^<>]*+></[a-z]\w*+-[\w-]*+>(?=[\s.,;:!?)])", ""),  # <d-cite></d-cite>
         ("mdx", rf"(?P<line>{START})?{TAGS[True]}(?P<rest>[ \t]*+$)?", tag),
         ("html", rf"(?<!\]\()(?P<line>{START})?{TAGS[False]}(?P<rest>[ \t]*+$)?", tag),
-        ("html", r"<!doctype[^<>]*+>|<\?[^<>]*+>", ""),
-        ("xml", r"\[/?(?:caption|gallery|embed|audio|video|playlist|more|quote)\b[^\[\]]*+\]", " "),
-        ("mdx", r"^import\s+(?:[\w*{}\s,$]{0,1000}?from\s*+)?[\"'][^\n]*+", module),
+        ("mdx", r"^import\s+(?:[\w*{}\s,$]{0,1000}?from\s*+)?[\"'][^\n]*+", ""),
         ("mdx", r"^export\s+(?:(?:const|let|var|function|default|async|class|type|interface)\b|\{|\*)", module),
         ("mdx", r"</?>", ""),
-        ("mdx", r"\{\s*+[\"'`]([^\n{}\"'`]*+)[\"'`]\s*+\}", r"\1"),
+        ("mdx", r"\{\s*+(?:\"([^\"\n]*+)\"|'([^'\n]*+)'|`([^`\n]*+)`)\s*+\}", r"\1\2\3"),
         ("md", r"(?P<line>^ {0,3})?\[\^(?P<key>[^\]\s]++)\](?P<colon>:?)", footnote),
-        ("md", rf"(?P<image>!)?(?<![\w\]])\[\[(?=\S)(?={HAS_LETTER})(?P<link>[^\[\]\n]++)\]\](?![\[(])", wiki_link),
-        ("md", r"^([ \t]*+>[ \t>]*+)\[![\w-]++\][-+]?", r"\1"),  # > [!note]
-        ("md", r"^[ \t]*+:::++[ \t]*+(?:\{[^}\n]*+\}|[\w-]*+)", ""),  # ::: note
         ("md", r"^[ \t]*+\[{1,2}_?TOC_?\]{1,2}[ \t]*+$", ""),
+        ("md", rf"(?P<image>!)?(?<![\w\]])\[\[(?=\S)(?={HAS_LETTER})(?P<link>[^\[\]\n]++)\]\](?![\[(])", wiki_link),
+        ("md", r"^([ \t]*+>[ \t>]*+)\[![\w-]++(?:\|[^\]\n]*+)?\][-+]?", r"\1"),  # > [!note]
+        ("md", r"(?<![a-z0-9_=])==(?=[^\s=])([^=\n]*+)(?<=\S)==(?![a-z0-9_=])", r"\1"),  # highlighted
+        ("md", r"(?:^|(?<![|\s])[ \t]++)\^(?=[\w-]*[a-z])[\w-]{3,}+[ \t]*+$", ""),  # the name of a block, for links
+        ("md", r"(?<=[\w.,;:!?)\"'*])\^\[(?=[^\[\]\s]*+ )([^\[\]\n]*+)\]", r" (\1)"),  # a footnote's text
+        ("md", r"^[ \t]*+:::++[ \t]*+(?:\{[^}\n]*+\}|[\w-]*+)", ""),  # ::: note
         ("md", rf"^ {{0,3}}{ITEM}[ \t][^\n]*+\n[ \t]*+\{{:[^}}\n]*\btoc\b[^}}\n]*+\}}", ""),  # will be the contents
-        ("md", r"^[ \t>]*+\{:(?!:)[^{}\n]*+\}[ \t]*+$", ""),  # {: .class } on a line of its own
+        # {: .class }, {.class} and {key=value} on a line of their own
+        ("md", r"^[ \t>]*+(?:\{(?::(?!:)|[#.]\w|[\w-]++=)[^{}\n]*+\}[ \t]*+)++$", ""),
         ("md", r"(?<=[*_`)\]>\"'])\{:[^{}\n]*+\}", ""),  # or behind words
         ("md", rf"^([ \t>]*+(?:{ITEM}[ \t>]++)++)\{{:(?!:)[^{{}}\n]*+\}}", r"\1"),  # or at the start of a list's item
         ("md", r"\{:[:/][^{}\n]*+\}", ""),  # {::nomarkdown}, {:/}
@@ -371,17 +403,18 @@ class Simplifier:
         ("md", r"\[([^\[\]\n]++)\]\{[#.][^{}\n]*+\}", r"\1"),
         ("md", r"(?<=[)\]`*])\{[#.][^{}\n]*+\}|(?<=\))\{\w++=[^{}\n]*+\}", ""),  # pandoc's
         ("md", r"^ {0,3}\*\[[^\]\n]++\]:[^\n]*+|^\^[ \t]*+$", ""),  # an abbreviation's definition, a block's end
-        ("md", rf"^([ \t>]*+{ITEM}[ \t]++)\[[ x]\](?=[ \t])", r"\1"),  # a task
+        ("md", rf"^([ \t>]*+{ITEM}[ \t]++)\[[ x/<>!?*-]\](?=[ \t])", r"\1"),  # a task
         ("md", r"\]\((?:[^()\"\n]|\"[^\"\n]*+\"|\([^()\n]*+\))*+\)", "](#)"),  # [a](b c)
+        ("md", r"\]\((?![^)]{0,2000}+\))", r"]\\("),  # no link; many of these are slow in mistune 3.3
         ("md", r"^[ \t>]*+\|(?=[:|+ \t]*+[-=])[-=:|+ \t]*+$\n?", ""),  # a line drawn in a table
         ("mdx", BRACES, ""),
         ("md", r"^[ \t>]*+(?<=[ \t])(?=\S)", indented),
     ]
 
 
-def simplify(text: str, kinds: set[str], keep_code: bool) -> str:
+def simplify(text: str, kinds: set[str]) -> str:
     """Reduce a post to mistune's Markdown, or to plain HTML."""
-    text = Simplifier(text, kinds, keep_code).result
+    text = Simplifier(text, kinds).result
     if "md" not in kinds:
         return text
     text = re.sub(r"\n([ \t>]*+\|[^\n]*+)", r"  \n\1  ", "\n" + text)  # the rows of a table are lines
@@ -394,22 +427,49 @@ def simplify(text: str, kinds: set[str], keep_code: bool) -> str:
 # -------------------------------------------------------------------- Markdown
 
 
+class Renderer(mistune.HTMLRenderer):
+    """mistune's HTML, but for what is not read: it is plain text next."""
+
+    block_text = mistune.HTMLRenderer.paragraph  # in an item of a list
+
+    def text(self, text: str) -> str:
+        """Text may hold entities, but no tags."""
+        return text.replace("<", "&lt;")
+
+    def codespan(self, code: str) -> str:
+        """Spaces at the edges of code keep words apart, as unknown elements do."""
+        edge = "<x-x>" * (code != code.strip())
+        return edge + hide_span(code.strip()) + edge
+
+    def block_code(self, code: str, info: str | None = None) -> str:
+        """What is indented around a block that the `Simplifier` has made of a fence is no code."""
+        return self.text(code) if CODE_START in code else block(code)
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        """Only its words."""
+        return text
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        """Nothing."""
+        return ""
+
+    def inline_math(self, formula: str) -> str:
+        """As code: nothing in it is Markdown."""
+        return self.codespan(formula.strip("$"))
+
+
 def make_markdown(mdx: bool) -> mistune.Markdown:
-    """mistune without its HTML and its fences, which the `Simplifier` has dealt with; it returns a tree of tokens."""
+    """mistune without its HTML and its fences, which the `Simplifier` has dealt with."""
     tables = ["table", "mistune.plugins.table.table_in_list", "mistune.plugins.table.table_in_quote"]
-    markdown = mistune.create_markdown(renderer=None, plugins=["strikethrough", *tables])
+    markdown = mistune.create_markdown(renderer=Renderer(escape=False), plugins=["strikethrough", *tables])
     block, inline = markdown.block, markdown.inline
 
-    def tag(_: mistune.InlineParser, tag: re.Match, state: mistune.InlineState) -> int:
-        state.append_token({"type": "inline_html", "raw": tag[0], "tag": tag})
-        return tag.end()
+    def raw(kind: str, _: mistune.InlineParser, match: re.Match, state: mistune.InlineState) -> int:
+        state.append_token({"type": kind, "raw": match[0]})
+        return match.end()
 
-    def formula(_: mistune.InlineParser, formula: re.Match, state: mistune.InlineState) -> int:
-        state.append_token({"type": "codespan", "raw": formula[0].strip("$")})
-        return formula.end()
-
-    inline.register("inline_html", f"(?i:{TAGS[mdx]})", tag)
-    inline.register("inline_math", INLINE_MATH, formula, before="link")
+    inline.register("inline_html", f"(?i:{TAGS[mdx]})", partial(raw, "inline_html"))
+    inline.register("inline_math", INLINE_MATH, partial(raw, "inline_math"), before="link")
     inline.specification["auto_link"] = r"<(?i:https?|ftp|mailto):[^<>\x00-\x20]*>"  # not std::vector<std::string>
     for rule in ["fenced_code", "block_html", "raw_html"]:
         block.specification[rule] = "(?!)"
@@ -430,122 +490,66 @@ def parts(text: str, size: int = 1_000_000) -> Iterator[str]:
     yield text[start:]
 
 
-# ------------------------------------------------------------- tokens to text
+# ------------------------------------------------------------- HTML to text
 
-# What separates words; where several meet, the last of them in this order wins. A hint is a space between words only.
-SEPARATORS = ["", "", " ", " | ", "\n", "\n\n"]
-NOTHING, HINT, SPACE, CELL, LINE, PARAGRAPH = range(6)
+# What separates words; where several marks meet, the last of this order wins. A hint is a space between words only.
+HINT, SPACE, CELL, LINE, PARAGRAPH = MARKS = "\ufdd2\ufdd3\ufdd4\ufdd5\ufdd6"
+SEPARATORS = dict(zip(MARKS, ["", " ", " | ", "\n", "\n\n"]))
+ITEM_START, ITEM_END = "\ufdd7\ufdd8"  # around what will stand before an item of a list
+GAP = re.compile(rf"(?:[\s{MARKS}]|{ITEM_START}[^{ITEM_END}]*+{ITEM_END})+")
 GAPS = {"td": CELL, "th": CELL, "tr": LINE, "br": LINE, "thead": LINE, "tbody": LINE, "tfoot": LINE}
-AS_HTML = {  # mistune's names
-    "paragraph": "p", "block_text": "p", "heading": "p", "block_quote": "p", "list_item": "li", "table": "table",
-    "table_head": "tr", "table_row": "tr", "table_cell": "td", "thematic_break": "p", "linebreak": "br",
-}  # fmt: skip
 
 
-class Page:
-    """The words of a post as they are written down, separated as in a browser."""
+def to_text(source: str, mdx: bool, keep_code: bool) -> str:
+    """The words of HTML, separated as in a browser."""
+    lists: list[Iterator[str]] = [itertools.repeat("- ")]  # what will stand before the items of each open list
+    in_cell = False
 
-    def __init__(self) -> None:
-        self.pieces: list[str] = []
-        self.gap, self.marker = NOTHING, ""  # what comes before the next word
-        self.lists: list[Iterator[str]] = []  # the markers to come of each open list
-        self.in_cell = False
-
-    def separate(self, gap: int) -> None:
-        """The next word will be at least as far away."""
-        self.gap = max(self.gap, gap)
-
-    def write(self, text: str) -> None:
-        """Add words; all white space between them counts as one space."""
-        self.separate(SPACE if text[:1].isspace() else NOTHING)
-        if words := " ".join(text.split()):
-            edge = (self.pieces[-1][-1] if self.pieces else "") + words[0]
-            is_space = self.gap == HINT and re.fullmatch(r"[^(\[{+/-][\w(]", edge.translate(SHOW))
-            self.pieces += SEPARATORS[SPACE if is_space else self.gap] if self.pieces else "", self.marker + words
-            self.gap, self.marker = NOTHING, ""
-        self.separate(SPACE if text[-1:].isspace() else NOTHING)
-
-    def between(self, gap: int, text: str) -> None:
-        """Write what is set off on both sides."""
-        self.separate(gap)
-        self.write(text)
-        self.separate(gap)
-
-    def write_text(self, text: str) -> None:
-        """Write text in which there are entities and blocks of code."""
-        for number, part in enumerate(re.split(f"{CODE_START}([^{CODE_END}]*+){CODE_END}", text)):
-            self.between(PARAGRAPH, part) if number % 2 else self.write(html.unescape(part))
-
-    def write_html(self, text: str) -> None:
-        """Write text with tags."""
-        position = 0
-        for tag in ANY_TAG.finditer(text):
-            self.write_text(text[position : tag.start()])
-            self.read_tag(tag)
-            position = tag.end()
-        self.write_text(text[position:])
-
-    def read_tag(self, tag: re.Match) -> None:
-        """Separate what a tag separates."""
-        if tag["block"]:
-            start = re.search(r"start=[\"']?(\d{1,9})", tag[0])
-            self.element(tag["name"].lower(), bool(tag["slash"]), int(start[1]) if start else 1)
-        elif tag["custom"] and self.gap <= SPACE:
-            self.gap = HINT
-
-    def element(self, name: str, closing: bool = False, start: int = 1) -> None:
-        """Separate what an element of HTML separates; the items of lists get their markers."""
+    def mark(tag: re.Match) -> str:
+        nonlocal in_cell
+        name, opens, item = tag["name"].lower(), not tag["slash"], ""
+        if not tag["block"]:
+            return HINT if tag["custom"] else ""
         if name in ("table", "tr", "td", "th"):
-            self.in_cell = name in ("td", "th") and not closing
-        elif name in ("ul", "ol") and closing:
-            del self.lists[-1:]
+            in_cell = opens and name in ("td", "th")
+        elif name in ("ul", "ol") and opens:
+            start = re.search(r"start=[\"']?(\d{1,9})", tag[0])
+            numbers = map("{}. ".format, itertools.count(int(start[1]) if start else 1))
+            lists.append(numbers if name == "ol" else lists[0])
         elif name in ("ul", "ol"):
-            self.lists.append(map("{}. ".format, itertools.count(start)) if name == "ol" else itertools.repeat("- "))
-        elif name == "li" and not self.in_cell:
-            self.marker = "" if closing else next(self.lists[-1]) if self.lists else "- "
-        self.separate(SPACE if self.in_cell and name not in ("td", "th") else GAPS.get(name, PARAGRAPH))
+            del lists[max(1, len(lists) - 1) :]
+        elif name == "li" and not in_cell:
+            item = ITEM_START + (next(lists[-1]) if opens else "") + ITEM_END
+        return (SPACE if in_cell and name not in ("td", "th") else GAPS.get(name, PARAGRAPH)) + item
 
-    def write_tokens(self, tokens: list[dict], code: str) -> None:
-        """Write a branch of mistune's tree."""
-        for token in tokens:
-            kind, raw, attributes = token["type"], token.get("raw", ""), token.get("attrs", {})
-            if kind == "text":
-                self.write_text(raw)
-            elif kind == "codespan":
-                self.between(HINT if raw != raw.strip() else NOTHING, hide_span(raw.strip()))
-            elif kind == "inline_html":
-                self.read_tag(token["tag"])
-            elif kind == "softbreak":
-                self.separate(SPACE)
-            elif kind == "block_code" and CODE_START in raw:
-                self.write_text(raw)
-            elif kind == "block_code":
-                self.between(PARAGRAPH, raw.translate(HIDE) if code == "keep" else "")
-            elif kind != "image":
-                name = ("ol" if attributes["ordered"] else "ul") if kind == "list" else AS_HTML.get(kind)
-                if name:
-                    self.element(name, start=attributes.get("start", 1))
-                self.write_tokens(token.get("children", ()), code)
-                if name:
-                    self.element(name, closing=True)
+    def separate(gap: re.Match) -> str:
+        before, after = text[max(0, gap.start() - 1) : gap.start()], text[gap.end() : gap.end() + 1]
+        widest = max(SPACE if char.isspace() else char for char in gap[0] if char in MARKS or char.isspace())
+        if widest == HINT and re.fullmatch(r"[^(\[{+/-][\w(]", (before + after).translate(SHOW)):
+            widest = SPACE
+        item = gap[0].rpartition(ITEM_START)[2].partition(ITEM_END)[0] if ITEM_START in gap[0] else ""
+        return ((SEPARATORS[widest] if before else "") + item) if after else ""
+
+    text = html.unescape(ANY_TAG[mdx].sub(mark, source))
+    code = rf"{PARAGRAPH}\1{PARAGRAPH}" if keep_code else PARAGRAPH
+    text = re.sub(f"{CODE_START}([^{CODE_END}]*+){CODE_END}", code, text)
+    return GAP.sub(separate, text)
 
 
 # ------------------------------------------------------------------ one post
 
-URL_PATH = r"[/?\#][\w\-.~:/?\#\[\]@!$&'()*+,;=%]*+"
-URL = rf"(?ia)\b(?:(?:https?|ftp)://|(?=www\.))(?P<host>[\w-]++(?:\.[\w-]++)*+)(?::\d++)?(?P<path>{URL_PATH})?"
-LEFTOVERS = {
-    r"(?<![\w\]])\[([^\[\]\n]++)\]\[[^\[\]\n]*+\]": r"\1",  # a link that a template would have defined
-    r"\*\*(?=\S)([^*\n]++)\*\*": r"\1",  # Markdown leaves `**"a":**b` alone, kramdown does not
-    r"^((?:- |\d{1,9}\. ).*)\n\n+(?=- |\d{1,9}\. )": r"\1\n",  # an empty line between items
-}
+URL = (
+    r"(?ia)\b(?:(?:https?|ftp)://|(?=www\.))(?:[\w.~%:-]++@)?(?P<host>[\w-]++(?:\.[\w-]++)*+)(?::\d++)?"
+    r"(?P<path>[/?\#][\w\-.~:/?\#\[\]@!$&'()*+,;=%]*+)?"
+)
 
 
 def shorten_url(match: re.Match, urls: str) -> str:
     """A host instead of a URL, or nothing; punctuation that ends the sentence stays."""
     path = match["path"] or ""
-    bare = path.rstrip(".,;:!?'*" if "(" in path else ".,;:!?'*)]")
-    return (match["host"] if urls == "host" else "") + path[len(bare) :]
+    bare = path.rstrip(".,;:!?'*])")
+    inside = max(0, bare.count("(") - bare.count(")"))  # so many brackets that follow belong to the address
+    return (match["host"] if urls == "host" else "") + path[len(bare) :].split(")", inside)[-1]
 
 
 def tidy_line(line: str) -> str:
@@ -556,38 +560,31 @@ def tidy_line(line: str) -> str:
     return line if line.strip("=|-:_* ") else ""
 
 
-def tidy(text: str, urls: str, fold: bool) -> str:
-    """Last touches to all but code."""
+def clean_text(text: str, kinds: set[str], code: str = "drop", urls: str = "host", fold: bool = True) -> str:
+    """Plain text of a post's body, or of its title."""
+    text, mdx = simplify(run_templates(text), kinds), "mdx" in kinds
+    if "md" in kinds:
+        text = "".join(MARKDOWN[mdx](part) for part in parts(text))
+    text = to_text(text, mdx, code == "keep")
     if urls != "keep":
         text = re.sub(URL, lambda match: shorten_url(match, urls), text)
     if fold:
         text = re.sub("(?<!-)---(?!-)", "--", text)  # kramdown's long dash
-    text = "\n".join(tidy_line(line) for line in text.split("\n"))
-    for pattern, replacement in LEFTOVERS.items():
-        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
-    return text
-
-
-def clean_text(text: str, kinds: set[str], code: str = "drop", urls: str = "host", fold: bool = True) -> str:
-    """Plain text of a post's body, or of its title."""
-    text, page = simplify(run_templates(text), kinds, code == "keep"), Page()
-    if "md" not in kinds:
-        page.write_html(text)
-    else:
-        for part in parts(text):
-            page.write_tokens(MARKDOWN["mdx" in kinds](part), code)
-    text = plain_characters(tidy("".join(page.pieces), urls, fold).translate(SHOW))
+    text = "\n".join(map(tidy_line, text.split("\n")))
+    text = re.sub(r"(?m)^((?:- |\d{1,9}\. ).*)\n\n+(?=- |\d{1,9}\. )", r"\1\n", text)  # between the items of a list
+    if "md" in kinds:  # links that a template would have defined; `**"a":**b`, which mistune leaves alone
+        text = re.sub(r"(?<![\w\]])\[([^\[\]\n]++)\]\[[^\[\]\n]*+\]", r"\1", text)
+        text = re.sub(r"\*\*(?=\S)([^*\n]++)\*\*", r"\1", text)
+    text = plain_characters(text.translate(SHOW))
     return squeeze(text.translate(FOLDS) if fold else text)
-
-
-STATES = ("published", "publish", "draft", "status")  # of Jekyll, Obsidian, Hugo and WordPress
 
 
 def clean_parts(
     header: dict[str, str], body: str, kinds: set[str], titles=True, unpublished=False, drafts=False, **options
 ) -> str:
-    """Plain text of a post that has been taken apart."""
-    published, public, draft, status = (header.get(name, "").lower() for name in STATES)
+    """Plain text of a post that has been taken apart. Raises `SkippedError` if it is not public."""
+    fields = "published", "publish", "draft", "status"  # of Jekyll, Obsidian, Hugo and WordPress
+    published, public, draft, status = (header.get(field, "").lower() for field in fields)
     if not unpublished and ({published, public} & {"false", "no", "off"} or status in ("private", "trash")):
         raise SkippedError("unpublished")
     if not drafts and (draft in ("true", "yes", "on") or status in ("draft", "auto-draft", "pending")):
@@ -600,9 +597,7 @@ def clean_post(raw: str, *, markdown: bool = True, mdx: bool = False, **options)
     """Plain text of one post: its title, an empty line, its body.
 
     The options are `code` ("drop" or "keep"), `urls` ("host", "drop" or "keep"), and the switches `fold` (quotes and
-    dashes to ASCII), `titles`, `unpublished`, `drafts`, `markdown` (off for HTML files) and `mdx`. Cleaning the result
-    again changes nothing, unless it shows markup as text (from code or escapes), lines that belong together (table
-    rows, forced line breaks), or a numbered list inside another.
+    dashes to ASCII), `titles`, `unpublished`, `drafts`, `markdown` (off for HTML files) and `mdx`.
     """
     kinds = {"html"} | ({"md"} if markdown else set()) | ({"mdx"} if mdx else set())
     return clean_parts(*split_front_matter(plain_characters(raw)), kinds, **options)
@@ -610,18 +605,19 @@ def clean_post(raw: str, *, markdown: bool = True, mdx: bool = False, **options)
 
 # --------------------------------------------------------------------- files
 
-DATED_NAME = re.compile(r"(\d{2,4})-(\d{1,2})-(\d{1,2})(?!\d)", re.ASCII)
-DATE_FIELDS = ("date", "pubdate", "pubdatetime", "publishdate", "published", "publishedat", "publisheddate", "created")
-MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-NO_DATE, DRAFT_DATE = (0,), (10_000,)  # older and newer than all dates
-POST_FOLDERS = {"_posts", "content", "posts", "post", "blog", "articles", "writing"}
-IGNORED_FOLDERS = {"_site", "node_modules", "vendor", "__MACOSX"}
+POST_FOLDERS = {"_posts", "_drafts", "content", "posts", "post", "blog", "articles", "writing"}
+IGNORED_FOLDERS = {"_site", "node_modules", "vendor", "__macosx"}
 TEMPLATE_FOLDERS = {"layouts", "_layouts", "_includes", "themes", "archetypes", "templates", "static", "public"}
+TEMPLATE_FOLDERS |= {"build", "dist", "out", "venv"}  # all of these: unless they lie among the posts
 NO_POSTS = re.compile(
     r"(?i)(?:readme|licen[cs]e|copying|notice|authors|contribut\w*|change-?log|changes|code.of.conduct|security|agents|"
     r"claude|todo|requirements|robots|humans|404)(?:[._-][\w-]{2,6})?"
 )
 ASSETS = {".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ico", ".pdf", ".css", ".js", ".ts", ".json", ".mp4"}
+ADDRESS = re.compile(
+    r"(?i)[a-z+.]{2,}://|\w+@[\w.-]+:|www\.|"
+    r"[\w.-]+\.(?:com|org|net|io|dev|me|blog|info|page|app|site|xyz|co\.\w\w|uk|de|fr|ch|at|nl|eu|ca|in|jp|cn|br)(?:/|$)"
+)
 
 
 def tell(message: str) -> None:
@@ -632,61 +628,73 @@ def tell(message: str) -> None:
 @contextmanager
 def opened(source: str) -> Iterator[Path]:
     """The folder, or the one file, to read posts from. Of an archive, what can be text is unpacked for a while."""
-    path = Path(source)
-    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".xml"):
-        yield path
-    elif path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
-            files = [file for file in archive.infolist() if Path(file.filename).suffix.lower() in SUFFIXES]
-            if sum(file.file_size for file in files) > 1_000_000 + 100 * path.stat().st_size:
-                raise SourceError(f"{source!r} would unpack to far more than a blog can be")
-            for file in files:
-                try:
-                    archive.extract(file, folder)  # never outside the folder, whatever the name
-                except Exception as error:  # there are as many kinds as ways to pack
-                    tell(f"warning: {file.filename!r} cannot be unpacked ({error})")
-            yield Path(folder)
-    elif re.match(r"(?i)[a-z+.]+://|git@|(?:www\.)?git(?:hub|lab)\.com\b|[\w.-]+\.(?:io|com|org|net)\b", source):
+    path = Path(source).expanduser()
+    if ADDRESS.match(source) and not path.exists():
         raise SourceError(
             f"{source!r} is an address: first download the blog's source (`git clone` it, or *Download ZIP* on GitHub, "
             "or a WordPress export), then name the folder, the .zip or the .xml"
         )
+    if source and (path.is_dir() or (path.is_file() and path.suffix.lower() == ".xml")):
+        yield path
+    elif not zipfile.is_zipfile(path):
+        raise SourceError(f"{source!r} is not a folder, nor a .zip or a WordPress export (.xml) that can be read")
     else:
-        raise SourceError(f"{source!r} is not a folder, nor a .zip or a WordPress export (.xml)")
+        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+            files = [file for file in archive.infolist() if Path(file.filename).suffix.lower() in SUFFIXES]
+            files = [file for file in files if not file.filename.startswith("__MACOSX")]
+            if sum(file.file_size for file in files) > 1_000_000 + 100 * path.stat().st_size:
+                raise SourceError(f"{source!r} would unpack to far more than a blog can be")
+            for file in files:
+                file.filename = file.filename.replace("\\", "/")  # as old Windows writes them
+                try:
+                    archive.extract(file, folder)  # never outside the folder, whatever the name
+                except Exception as error:  # there are as many kinds as ways to pack
+                    tell(f"warning: {file.filename!r} cannot be unpacked ({error})")
+            inner = list(Path(folder).iterdir())
+            yield inner[0] if len(inner) == 1 and inner[0].is_dir() else Path(folder)
 
 
-def find_files(root: Path, drafts: bool) -> list[Path]:
+def is_in(path: Path, names: set[str]) -> bool:
+    """Whether a file lies in a folder of one of these names."""
+    return any(part.lower() in names for part in path.parts[:-1])
+
+
+def find_files(root: Path, drafts: bool) -> tuple[list[Path], int]:
     """Files in folders of posts, if there are any, else those not known to be something else; relative to the root.
 
-    Links to folders are not followed.
+    Also returns how many others could be posts. Links to folders are not followed.
     """
-    if root.is_file():
-        return [Path()]
-    files = []
-    for folder, subfolders, names in os.walk(root, onerror=lambda error: tell(f"warning: {error}")):
+    files, base = [Path()] if root.is_file() else [], root.resolve().name.lower()
+    walk = os.walk(root, onerror=lambda error: tell(f"warning: {error}")) if root.is_dir() else ()
+    for folder, subfolders, names in walk:
         here = Path(folder).relative_to(root)
-        ignored = IGNORED_FOLDERS | (set() if POST_FOLDERS & set(here.parts) else TEMPLATE_FOLDERS)
+        ignored = IGNORED_FOLDERS | (set() if is_in(here / "x", POST_FOLDERS) else TEMPLATE_FOLDERS)
         ignored |= set() if drafts else {"_drafts"}
-        subfolders[:] = [name for name in subfolders if name not in ignored and not name.startswith(".")]
+        subfolders[:] = [name for name in subfolders if name.lower() not in ignored and not name.startswith(".")]
         files += [here / name for name in names]
-    inside = [path for path in files if "_posts" in path.parts[:-1]]
-    if inside:
-        inside = [path for path in files if {"_posts", "_drafts"} & set(path.parts[:-1])]
-    elif root.resolve().name in POST_FOLDERS:
-        inside = files
-    else:
-        inside = [path for path in files if (POST_FOLDERS | {"_drafts"}) & set(path.parts[:-1])]
-    if not inside:
-        inside = [path for path in files if not NO_POSTS.fullmatch(path.stem)]
-        markdown = [path for path in inside if path.suffix.lower() not in HTML_SUFFIXES]
-        inside = markdown if any(path.suffix.lower() in MARKDOWN_SUFFIXES for path in markdown) else inside
-    if others := [path.as_posix() for path in sorted(set(files) - set(inside)) if path.suffix.lower() in SUFFIXES]:
+    folders = {"_posts", "_drafts"} if any(is_in(path, {"_posts"}) for path in files) else POST_FOLDERS
+    posts = files if base == "content" else [path for path in files if is_in(path, folders)]
+    in_posts = bool(posts) or base in POST_FOLDERS
+
+    def is_notice(path: Path) -> bool:  # such as a README; further down among the posts it is one
+        is_top = (base / path).parent.name.lower() in POST_FOLDERS
+        return bool(NO_POSTS.fullmatch(path.stem)) and (is_top or not in_posts)
+
+    posts = [path for path in posts or files if not is_notice(path)]
+    if not in_posts and any(path.suffix.lower() in MARKDOWN_SUFFIXES for path in posts):  # HTML is the site's then
+        posts = [path for path in posts if path.suffix.lower() not in HTML_SUFFIXES]
+    others = sorted(path.as_posix() for path in set(files) - set(posts) if path.suffix.lower() in SUFFIXES)
+    if others:
         tell(f"left alone: {len(others):,} files outside a posts' folder, such as {others[0]!r}")
-    return sorted(inside)
+    return sorted(posts), sum(name.lower().endswith((".md", ".mdx")) for name in others)
+
+
+# Bytes that are not UTF-8 are Windows-1252, one by one: a single one does not spoil a file.
+codecs.register_error("cp1252", lambda bad: (bad.object[bad.start : bad.end].decode("cp1252", "replace"), bad.end))
 
 
 def read_text(path: Path, root: Path, max_mb: float) -> str:
-    """The text of a file that may hold posts: UTF-8, or else Windows-1252."""
+    """The text of a file that may hold posts. Raises `SkippedError` for others."""
     suffix = path.suffix.lower()
     if path.name[0] in "._#" or path.name.endswith("~"):
         raise SkippedError("hidden or temporary")
@@ -699,13 +707,18 @@ def read_text(path: Path, root: Path, max_mb: float) -> str:
     if path.stat().st_size > max_mb * (100_000_000 if suffix == ".xml" else 1_000_000):  # an export holds many posts
         raise SkippedError(f"larger than {max_mb:g} MB (see --max-mb)")
     data = path.read_bytes()
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return data.decode("utf-16", "replace")
     if b"\0" in data:
         raise SkippedError("binary, or not UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        tell(f"warning: {str(path.relative_to(root))!r} is not UTF-8; read as Windows-1252")
-        return data.decode("cp1252", "replace")
+        tell(f"warning: {str(path.relative_to(root))!r} is not UTF-8; its other bytes are read as Windows-1252")
+        return data.decode("utf-8-sig", "cp1252")
+
+
+CODE_SHORTCODES = {"code", "sourcecode", "php", "python", "javascript", "html", "xml", "css", "sql", "bash", "java"}
 
 
 def split_export(text: str) -> Iterator[tuple[dict[str, str], str]]:
@@ -716,34 +729,61 @@ def split_export(text: str) -> Iterator[tuple[dict[str, str], str]]:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise SkippedError(f"invalid XML ({error})") from None
+    closed = {"gallery"}  # the shortcodes that have an end tag
+
+    def shortcode(tag: re.Match) -> str:
+        if tag[2] not in closed and "=" not in tag[3]:
+            return tag[0]  # just a word in brackets
+        return f"<{tag[1]}pre>" if tag[2].lower() in CODE_SHORTCODES else " "
+
     for item in root.iter("item"):
         fields = {re.sub(r"\{.*/export/.*\}", "", field.tag): field.text or "" for field in item}
         body = fields.get("{http://purl.org/rss/1.0/modules/content/}encoded", "")
-        body = re.sub(r"(?i)\[(/?)(?:source)?code\b[^\[\]]*+\]", r"<\1pre>", body)
-        if fields.get("post_type") == "post":
-            header = {"title": fields.get("title", ""), "date": fields.get("post_date", "")}
-            # Without tags, empty lines separate paragraphs.
-            yield header | {"status": fields.get("status", "")}, re.sub(r"\n\s*\n", "\n<p>\n", body)
+        closed |= set(re.findall(r"\[/([\w-]+)\]", body))
+        body = re.sub(r"\[(/?)([a-zA-Z][\w-]*+)((?:[\s=/][^\[\]]*+)?)\]", shortcode, body)
+        header = {"title": "title", "date": "post_date", "status": "status"}
+        if fields.get("post_type") == "post":  # without tags, empty lines separate paragraphs
+            yield {key: fields.get(name, "") for key, name in header.items()}, re.sub(r"\n\s*\n", "\n<p>\n", body)
 
 
 # --------------------------------------------------------------------- posts
 
+DATED_NAME = re.compile(r"(?:^|/)(\d{4}|\d{2,3}(?=-))([-/])(\d{1,2})\2(\d{1,2})(?!\d)", re.ASCII)
+DATE_FIELDS = ("date", "(?:date|pub|post).*", "creat.*", "(?:updat|modif|lastm).*")  # by their letters
+MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+NO_DATE, DRAFT_DATE = (0,), (10_000,)  # older and newer than all dates
+
 
 def read_date(text: str) -> tuple[int, ...]:
-    """The date in a field of a header as numbers, be it `2024-05-31T12:00` or `May 31, 2024`."""
-    if match := re.search(r"(?a)(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[T ]+(\d{1,2}):(\d{2}))?", text):
-        return tuple(int(number or 0) for number in match.groups())
-    year, month, day = (re.search(rf"(?ai)\b{part}", text) for part in (r"\d{4}\b", "|\\b".join(MONTHS), r"\d{1,2}\b"))
-    return (int(year[0]), MONTHS.index(month[0].lower()), int(day[0]) if day else 0) if year and month else NO_DATE
+    """The date in a field of a header as numbers, be it `2024-05-31T12:00+02:00` or `May 31, 2024`."""
+    try:
+        if text.isdigit() and len(text) in (10, 13):  # (milli)seconds since 1970
+            return datetime.fromtimestamp(int(text[:10]), UTC).timetuple()[:6]
+        return datetime.fromisoformat(re.sub(r"\s+(?=[+-]\d\d)", "", text)).utctimetuple()[:6]
+    except (ValueError, OverflowError):
+        parts = re.findall(rf"(?a)\d{{1,9}}|{'|'.join(MONTHS)}", text.lower())[:6]
+    numbers = [MONTHS.index(part) + 1 if part in MONTHS else int(part) for part in parts]
+    year = next((number for number in numbers[:3] if 999 < number < 10_000), None)
+    if year is None:
+        return NO_DATE
+    rest = [number for number in numbers if number != year]
+    # The day stands first in `31. May 2024`, `31.5.2024` and `31/5/2024`, but not in `5/31/2024`.
+    if rest and numbers[0] == rest[0] and parts[0] not in MONTHS and ("/" not in text or rest[0] > 12):
+        rest[:2] = rest[1::-1]
+    return year, *rest
+
+
+def name_date(path: Path) -> tuple[int, ...]:
+    """The date in a file's name or its folders'."""
+    dates = DATED_NAME.findall(path.as_posix())
+    return tuple(int(part) for part in dates[-1] if part.isdigit()) if dates else NO_DATE
 
 
 def date_of(path: Path, header: dict[str, str]) -> tuple[int, ...]:
-    """The date in the file's name or its folder's, else in the header."""
-    for name in path.name, path.parent.name:
-        if match := DATED_NAME.match(name):
-            return tuple(map(int, match.groups()))
-    dates = (read_date(header.get(name, "")) for name in DATE_FIELDS)
+    """The date in the path, else in the header."""
+    names = (name for field in DATE_FIELDS for name in header if re.fullmatch(field, name))
     is_draft = "_drafts" in path.parts or header.get("draft", "").lower() == "true"
+    dates = (name_date(path), *(read_date(header[name]) for name in names))
     return next((date for date in dates if date != NO_DATE), DRAFT_DATE if is_draft else NO_DATE)
 
 
@@ -764,30 +804,25 @@ class Blog:
 
     texts: list[str]
     skipped: Counter[str]
-    lost: int  # how many of the skipped files could have been posts
+    lost: int  # how many of the files that are not used could have been posts
     repeated: Counter[str]  # in how many posts a paragraph stands that stands in many
 
 
 def read_blog(
-    source: str,
-    output: Path | None = None,
-    max_mb: float = 10,
-    min_count: int = 0,
-    drop_repeated: bool = False,
-    drafts: bool = False,
-    **options,
+    source: str, output: Path | None = None, max_mb=10, min_count=0, drop_repeated=False, drafts=False, **options
 ) -> Blog:
     """Find, clean and sort the posts. The options are those of the command line."""
-    posts, skipped, lost, seen = [], Counter(), 0, {output and os.path.realpath(output)}
+    posts, skipped, seen, texts = [], Counter(), {output and os.path.realpath(output)}, {}
 
     def skip(path: Path, reason: str) -> None:
-        skipped[reason] += 1
         nonlocal lost
+        skipped[reason] += 1
         lost += path.suffix.lower() not in ASSETS
-        tell(f"skipped {path.as_posix()!r}: {reason}")  # repr: a file's name may hold anything
+        tell(f"skipped {path.as_posix() if path.name else source!r}: {reason}")
 
     with opened(source) as root:
-        for path in find_files(root, drafts):
+        paths, lost = find_files(root, drafts)
+        for path in paths:
             suffix, real = path.suffix.lower() or root.suffix.lower(), os.path.realpath(root / path)
             kinds = {"html", "md" if suffix in MARKDOWN_SUFFIXES else "html", suffix[1:]}
             try:
@@ -803,21 +838,20 @@ def read_blog(
                         skip(path, str(error))
             except (SkippedError, OSError) as error:
                 skip(path, getattr(error, "strerror", None) or str(error))
-    prints, texts = Counter(fingerprint(text) for *_, text in posts), {}
-    dated = sum(bool(DATED_NAME.match(path.name)) for _, path, *_ in posts)
+    prints = Counter(fingerprint(text) for *_, text in posts)
     undated = sum(date == NO_DATE for date, *_ in posts)
+    most_have_dated_names = undated <= sum(name_date(path) != NO_DATE for _, path, *_ in posts)
     for date, path, body, text in sorted(posts, key=lambda post: post[:2]):
         if is_own_output(body, prints, least=1):
             skip(path, "an earlier output of this program")
-        elif date == NO_DATE and undated <= dated:  # pages such as about.md, when posts have a date in their name
+        elif date == NO_DATE and most_have_dated_names:  # pages such as about.md
             skip(path, "no date in its name")
         elif not text or text in texts:
             skip(path, "same text as another" if text else "no text in it")
         else:
-            texts[text] = date
-    repeated = Counter(part for text in texts for part in set(text.split("\n\n")) if len(part) > 15)
-    repeated = Counter({part: count for part, count in repeated.items() if count >= MANY})
-    texts = list(texts)
+            texts[text] = True
+    parts = Counter(part for text in texts for part in set(text.split("\n\n")) if len(part) > 15)
+    repeated, texts = Counter({part: count for part, count in parts.items() if count >= MANY}), list(texts)
     if drop_repeated:
         texts = ["\n\n".join(part for part in text.split("\n\n") if part not in repeated) for text in texts]
     if min_count > 0:
@@ -834,23 +868,27 @@ def replace_rare(texts: list[str], min_count: int) -> list[str]:
     return [squeeze(re.sub(r"(?<=\S) +", " ", text.translate(table))) for text in texts]
 
 
-def build(source: str | Path, **options) -> str:
-    """The text of a blog: posts from the oldest to the newest, two empty lines between them.
-
-    The options are those of the command line: code, urls, titles, fold, min_count, drop_repeated, drafts, unpublished,
-    max_mb. Raises `SourceError` with a sentence that says what is wrong.
-    """
-    texts = read_blog(str(source), **options).texts
+def join(texts: list[str], source: object) -> str:
+    """All posts, two empty lines between them. Raises `SourceError` if there are none."""
     if not texts:
         raise SourceError(f"no usable post in {str(source)!r}; posts are files such as 2024-05-31-title.md")
     return POST_BREAK.join(texts) + "\n"
 
 
+def build(source: str | Path, **options) -> str:
+    """The text of a blog, from the oldest post to the newest. Raises `SourceError` with a sentence that says why not.
+
+    The options are those of the command line: code, urls, titles, fold, min_count, drop_repeated, drafts, unpublished,
+    max_mb.
+    """
+    return join(read_blog(str(source), **options).texts, source)
+
+
 # ---------------------------------------------------------------- command line
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line's arguments; argparse exits with code 2 when they make no sense."""
+def parser() -> argparse.ArgumentParser:
+    """The command line; argparse exits with code 2 when it makes no sense."""
     parser = argparse.ArgumentParser(description="Turn a blog into one clean text file.")
     add, data = parser.add_argument, Path(__file__).resolve().parent / "data"
     add("posts", nargs="?", default=str(data / "_posts"), help="a folder of posts or a site, a .zip, a WordPress .xml")
@@ -864,15 +902,22 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--drafts", action="store_true", help="read drafts, too")
     add("--unpublished", action="store_true", help="read posts with `published: false`, too")
     add("--max-mb", type=float, default=10, metavar="N", help="skip larger files (default: 10)")
-    args = parser.parse_args(argv)
-    args.fail = parser.error
-    return args
+    return parser
+
+
+def check_output(path: Path, source: str, texts: list[str]) -> None:
+    """Raise OSError if the output exists and may be a post: no earlier run has written it."""
+    if path.exists() and not path.is_file():
+        raise OSError(0, "it is not a regular file")
+    is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(source))
+    is_like_post = path.exists() and (is_inside or DATED_NAME.match(path.name))
+    old = path.read_text("utf-8", "replace") if is_like_post else ""
+    if old and not is_own_output(old, Counter(map(fingerprint, texts)), least=0):
+        raise OSError(0, "it lies among the posts and may be one of them")
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file completely or not at all: a temporary file beside it takes its name in one step."""
-    if path.exists() and not path.is_file():
-        raise OSError(0, "it is not a regular file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -880,14 +925,6 @@ def write_whole(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def may_be_post(path: Path, source: str, texts: list[str]) -> bool:
-    """Whether the output exists among the posts, or is named like one, and no earlier run has written it."""
-    is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(source))
-    if not path.is_file() or not (is_inside or DATED_NAME.match(path.name)):
-        return False
-    return not is_own_output(path.read_text("utf-8", "replace"), Counter(map(fingerprint, texts)), least=0)
 
 
 def summarize(blog: Blog, text: str, dropped: bool) -> None:
@@ -907,33 +944,29 @@ def summarize(blog: Blog, text: str, dropped: bool) -> None:
         print(f"repeated:       {len(blog.repeated):,} paragraphs in {MANY} posts or more ({share}), such as")
     for part, count in blog.repeated.most_common(3):
         print(f"                {count:,} x {part[:80]!r}")
+    if blog.lost > len(blog.texts):
+        tell(f"WARNING: more files were skipped ({blog.lost:,}) than used ({len(blog.texts):,}): is that right?")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Build the file. Returns 0; 1 without usable posts, 3 if it cannot write (2 is argparse's, 130 Ctrl-C's)."""
-    options = vars(parse_arguments(argv))
-    source, output, fail = options.pop("posts"), options["output"], options.pop("fail")
+    options = vars(parser().parse_args(argv))
+    source, output = options.pop("posts"), options["output"]
     try:
         blog = read_blog(source, **options)
     except (SourceError, OSError, zipfile.BadZipFile) as error:
-        fail(str(error))
-    is_taken = may_be_post(output, source, blog.texts)
-    if is_taken and DATED_NAME.match(output.name):
-        fail(f"{str(output)!r} looks like a post and will not be overwritten; choose another with -o")
-    if not blog.texts:
-        tell(f"error: no usable post in {source!r}; posts are files such as 2024-05-31-title.md")
-        return 1
-    text = POST_BREAK.join(blog.texts) + "\n"
+        parser().error(str(error))
     try:
-        if is_taken:
-            raise OSError(0, "it lies among the posts and may be one of them")
+        text = join(blog.texts, source)
+        check_output(output, source, blog.texts)
         write_whole(output, text)
+    except SourceError as error:
+        tell(f"error: {error}")
+        return 1
     except OSError as error:
         tell(f"error: cannot write {str(output)!r}: {error.strerror}; choose another file with -o")
-        return 3
+        return 2 if DATED_NAME.match(output.name) else 3
     summarize(blog, text, options["drop_repeated"])
-    if blog.lost > len(blog.texts):
-        tell(f"WARNING: more files were skipped ({blog.lost:,}) than used ({len(blog.texts):,}): is that right?")
     return 0
 
 
