@@ -106,7 +106,7 @@ def play(folder, text, tags=None, again=False, **form):
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", DeprecationWarning)  # what they will take a newer library to show
         cells = [cell for cell in CODE if not tags or set(tags) & set(TAGS[cell])]
-        # known faults: these read names that later cells use again
+        # known faults: the cells of attention by hand read names that later ones use again (count-show: see SMALLER)
         repeated = [cell for cell in reversed(cells) if again and "run" in TAGS[cell]
                     and cell not in ("count-show", "attention-matrix", "attention-picture")]
         for now in cells + repeated:
