@@ -48,7 +48,7 @@ def prepare(nb, cfg, data, changes, unclipped):
         group["betas"] = (0.9, 0.95 if "beta2" in changes else 0.999)
         group["weight_decay"] = group["weight_decay"] if "decay" in changes else cfg.weight_decay
     if "clipping" not in changes:
-        unclipped.append(run.weights)
+        unclipped.append(next(run.model.parameters()))
     return run
 
 
@@ -63,7 +63,7 @@ def main():
     ids = torch.tensor((tokenizer := nb.CharTokenizer(text)).encode(text), device=nb.device)
     data, unclipped, clip = (ids[:int(0.9 * len(ids))], ids[int(0.9 * len(ids)):]), [], torch.nn.utils.clip_grad_norm_
     torch.nn.utils.clip_grad_norm_ = lambda weights, most: clip(
-        weights, math.inf if any(weights is w for w in unclipped) else most)
+        weights := list(weights), math.inf if any(weights[0] is w for w in unclipped) else most)
     rows = {
         "the original's training": (), **{f"+ {name}": (name,) for name in CHANGES},
         **{f"ours, - {name}": tuple(c for c in CHANGES if c != name) for name in CHANGES}, "ours": tuple(CHANGES)}

@@ -121,9 +121,11 @@ def ours(c, configuration="automatic", t4=False):
     run, seen = nb.Run(nb.build(cfg), cfg, c.train_ids, c.val_ids), []
     nb.evaluate = timed(nb.evaluate, seen)
     figures = watched(lambda: nb.train(run), seen, lambda: [p["step"] for p in run.history])
-    habits = nb.habits_of(c.train_text[-1_000_000:])
-    writes, guessing = (writing_speed(c, lambda n, h=h: list(
-        nb.generate(run.averaged, c.tokenizer, length=n, stop=None, habits=h))) for h in (None, habits))
+    speeds = []
+    for drafts in ({}, nb.draft_table(c.train_text[-1_000_000:])):
+        nb.drafts = drafts
+        speeds.append(writing_speed(c, lambda n: list(nb.generate(run.averaged, c.tokenizer, length=n, stop=None))))
+    writes, guessing = speeds
     return result(c, cfg, run.model, figures, loss=run.history[-1]["val"], writes=writes, guessing=guessing)
 
 

@@ -30,12 +30,22 @@ TINY = dict(configuration="as written", text_source="text.txt", n_layer=2, n_hea
             max_iters=30, learning_rate=1e-2, dropout=0.1, corruption=0.1, agreement=1.0, checkpoint_folder="",
             experiments="off")
 SMALLER = {  # added to cells, for experiments in seconds; these two run on a GPU only, but need none
-    "gpt3": "\nfor c in CONFIGURATIONS.values():\n"
+    "pair-train": "\nwhole_train_plainly = train_plainly\ndef train_plainly(model, steps, *args, **options):\n"
+                  "    return whole_train_plainly(model, steps if steps == 500 else 10, *args, **options)",
+    "count-show": "\nfor c in CONFIGURATIONS.values():\n"
             "    c.update(n_layer=2, n_head=2, n_embd=8, block_size=32, batch_size=2, max_iters=20)",
     "compare": "\nwhole_size = compare\ndef compare(variants, *args, **options):\n"
                "    return whole_size({name: replace(c, n_layer=2, n_head=2, "
                "n_embd=8, batch_size=2, max_iters=1) for name, c in variants.items()}, *args, **options)",
-    "effort": "\nshare = min(share, 0.01)"}
+    "effort": "\npart_of_steps = min(part_of_steps, 0.01)",
+    "pieces": "\nwhole_train_together = train_together\ndef train_together(jobs, texts, look=None):\n"
+              "    return whole_train_together([replace(c, n_embd=8, n_head=2, block_size=8, batch_size=2, max_iters=2)"
+              "\n        for c in jobs], texts, 1)"}
+
+
+def smaller(cell):
+    """The cell's code, for a run in seconds."""
+    return CODE[cell].replace("rounds, longest = 700,", "rounds, longest = 5,") + SMALLER.get(cell, "")
 
 
 class Names(dict):
@@ -106,11 +116,9 @@ def play(folder, text, tags=None, again=False, **form):
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", DeprecationWarning)  # what they will take a newer library to show
         cells = [cell for cell in CODE if not tags or set(tags) & set(TAGS[cell])]
-        # known faults: the cells of attention by hand read names that later ones use again (count-show: see SMALLER)
-        repeated = [cell for cell in reversed(cells) if again and "run" in TAGS[cell]
-                    and cell not in ("count-show", "attention-matrix", "attention-picture")]
-        for now in cells + repeated:
-            code = CODE[now] + SMALLER.get(now, "")
+        again = [cell for cell in reversed(cells) if again and "run" in TAGS[cell] and cell != "count-show"]  # SMALLER
+        for now in cells + again:
+            code = smaller(now)
             if "experiment" in TAGS[now]:
                 code = code.replace('device.type == "cuda"', "True")  # all of them
             exec(compile(code, now, "exec"), names)

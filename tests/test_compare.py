@@ -53,4 +53,4 @@ def test_a_row_on_a_tiny_text_alone_and_joined(tmp_path, monkeypatch):
         assert done.returncode == 0, done.stderr
         assert "1,200 characters" in done.stdout and "0.01 of all steps" in done.stdout
         assert done.stdout.count("| ours, default |") == 2 and "not reached" not in done.stdout
-    assert json.loads((tmp_path / "raw").read_text())["rows"]["ours, default"][0]["steps"] == 10
+    assert json.loads((tmp_path / "raw").read_text())["rows"]["ours, default"][0]["steps"] == 15

@@ -1,5 +1,6 @@
 """Sections 2 to 5: the form, the text, batches, and what counting reaches."""
 import math
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -103,6 +104,25 @@ def test_what_changes_from_the_form_is_printed(tmp_path):
     changed = [f"{name} {getattr(names.asked, name)} -> {value}" for name,
         value in names.ARTICLE.items() if name not in TINY | {"norm": 0}]
     assert len(changed) > 5 and all(change in said for change in changed) and names.cfg.norm == "none"
+
+
+def test_a_folder_a_zip_and_an_export_become_a_text(lesson, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "posts").mkdir()
+    for day, word in ((1, "first"), (2, "second")):
+        (tmp_path / f"posts/2024-01-0{day}-x.md").write_text(f"---\ntitle: T{day}\n---\nThe *{word}* post.\n", "utf-8")
+    shutil.make_archive("blog", "zip", "posts")
+    item = "<item><title>W</title><wp:post_type>post</wp:post_type><wp:status>publish</wp:status>{}</item>"
+    (tmp_path / "export.xml").write_text(
+        '<rss xmlns:wp="http://wordpress.org/export/1.2/" xmlns:content="http://purl.org/rss/1.0/modules/content/">'
+        "<channel>" + item.format("<content:encoded>Hello there.</content:encoded>") + "</channel></rss>", "utf-8")
+    second, hello = "The second post.", "Hello there."
+    for source, words in (("posts", second), ("blog.zip", second), ("export.xml", hello)):
+        lesson.check_form(FORM | dict(text_source=source))
+        assert words in lesson.fetch(source).read_text(encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(lesson.Stop, match="text_source = 'empty' cannot be used"):
+        lesson.fetch("empty")
 
 
 @pytest.mark.parametrize(("data", "problem"), [

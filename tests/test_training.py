@@ -120,20 +120,20 @@ def test_the_plain_loop_learns(lesson):
 
 
 def test_a_run_learns_and_averages_its_weights_by_the_formula(lesson, monkeypatch):
-    run, seen, rates, plain = new_run(lesson), [], [], lesson.change_weights
+    run, seen, rates, plain = new_run(lesson), [], [], lesson.train_step
 
-    def change_weights(run):
+    def train_step(run):
         loss = plain(run)
-        seen.append(torch.cat([p.detach().flatten() for p in run.weights]))
+        seen.append(torch.cat([p.detach().flatten() for p in run.model.parameters()]))
         rates.append(run.rate.item())
         return loss
 
-    monkeypatch.setitem(lesson, "change_weights", change_weights)
+    monkeypatch.setitem(lesson, "train_step", train_step)
     lesson.train(run)
     shares = torch.tensor([5 / (t + 5) for t in range(60)], dtype=torch.float64)
     weights = shares * torch.cat(((1 - shares).flip(0).cumprod(0).flip(0)[1:], torch.ones(1)))
     expected = (weights[:, None] * torch.stack(seen)).sum(0).float()
-    assert torch.allclose(torch.cat([p.flatten() for p in run.average]), expected, atol=1e-4)
+    assert torch.allclose(torch.cat([p.flatten() for p in run.averaged.parameters()]), expected, atol=1e-4)
     assert weights[-12:].sum().item() == pytest.approx(2 / 3, abs=0.05), "the last fifth"
     assert rates == pytest.approx([1e-2 * min(1, (t + 1) / 5) for t in range(60)])
     assert [p["step"] for p in run.history] == [0, 1, 2, 4, 8, 16, 25, 32, 50, 60] and len(seen) == 60
@@ -239,7 +239,7 @@ def test_a_loss_that_is_no_number_brings_the_best_weights_back(lesson, tmp_path,
         run.stopped = run.step == 30 and resume and not cut
         cut.extend([30] * run.stopped)
         if run.step == 31:
-            for p in (*run.weights, *run.average):
+            for p in (*run.model.parameters(), *run.averaged.parameters()):
                 p.data.fill_(torch.nan)
 
     monkeypatch.setitem(lesson, "advance", breaking)
@@ -253,7 +253,7 @@ def test_a_loss_that_is_no_number_brings_the_best_weights_back(lesson, tmp_path,
     values = [p["val"] for p in run.history]
     assert lesson.evaluate(run.averaged, run.val_ids) == pytest.approx(min(values), abs=1e-4)
     assert values[0] > min(values) + 0.3
-    assert all(p.isfinite().all() for p in (*run.weights, *run.average))
+    assert all(p.isfinite().all() for p in (*run.model.parameters(), *run.averaged.parameters()))
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -335,11 +335,39 @@ def test_different_runs_share_a_folder_and_load_finds_the_newest(lesson, tmp_pat
         lesson.train(run, *all_watchers(lesson, run, tmp_path))
         os.utime(lesson.Checkpoints(tmp_path, lesson.tokenizer).path(run), (seed, seed))
         model, tokenizer = lesson.load(tmp_path)
-        assert same([*model.parameters()], run.average) and not model.training
+        assert same([*model.parameters()], [*run.averaged.parameters()]) and not model.training
         assert tokenizer.chars == lesson.tokenizer.chars
     assert len(list(tmp_path.iterdir())) == 2 and "Going on" not in capsys.readouterr().out
-    assert not same([*lesson.load(min(tmp_path.iterdir(), key=os.path.getmtime))[0].parameters()], run.average)
+    older, _ = lesson.load(min(tmp_path.iterdir(), key=os.path.getmtime))
+    assert not same([*older.parameters()], [*run.averaged.parameters()])
     assert asdict(model.cfg) == asdict(run.cfg)
+
+
+def test_several_processes_share_gradients_and_draw_their_own_batches(lesson, monkeypatch):
+    """Two processes, played one after the other: the first leaves its gradients to the second."""
+    left, batches, sample = [], [], lesson.sample_batch
+    monkeypatch.setitem(lesson, "sample_batch", lambda *a: batches.append(sample(*a)[0]) or sample(*a))
+    runs = []
+    for rank in (0, 1):
+        def all_reduce(gradient, rank=rank):
+            if rank == 0:
+                left.append(gradient.clone())
+            else:
+                gradient += left.pop(0)
+        monkeypatch.setitem(lesson, "dist", SimpleNamespace(is_initialized=lambda: True, get_world_size=lambda: 2,
+            get_rank=lambda rank=rank: rank, all_reduce=all_reduce))
+        runs.append(run := new_run(lesson, dropout=0.0, corruption=0.0, agreement=0.0, max_iters=1))
+        lesson.train(run, lesson.share_gradients, lesson.share_gradients)
+    assert left == [] and not torch.equal(batches[0], batches[-1])
+    whole = new_run(lesson, dropout=0.0, corruption=0.0, agreement=0.0, max_iters=1)
+    monkeypatch.setitem(lesson, "dist", SimpleNamespace(is_initialized=lambda: False))
+    both = [torch.cat(pair) for pair in zip(*[lesson.sample_batch(run.train_ids, run.cfg.batch_size, run.cfg.block_size,
+        torch.Generator().manual_seed(run.cfg.seed + 1_000_003 * rank)) for rank, run in enumerate(runs)])]
+    monkeypatch.setitem(lesson, "sample_batch", lambda *_: both)
+    monkeypatch.setitem(lesson, "corrupt", lambda x, *_: x)
+    lesson.train(whole)
+    for one, other in zip(whole.model.parameters(), runs[1].model.parameters()):
+        assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_known_errors_get_advice_and_others_their_traceback(lesson):

@@ -32,33 +32,49 @@ def writer(lesson):
     return model, tokenizer
 
 
+@pytest.mark.parametrize("changes", [{}, dict(position="learned", mix=False), dict(position="sinusoidal", gate=False),
+    dict(attention="pytorch", position="learned", gate=False), dict(attention="none"), dict(n_embd=12)], ids=str)
+def test_the_fast_reader_sees_what_the_plain_one_sees(lesson, monkeypatch, changes):
+    tokenizer = lesson.CharTokenizer(BLOG[:4000])
+    model = network(lesson, **dict(vocab_size=len(tokenizer.chars), block_size=32) | changes).eval()
+    monkeypatch.setitem(lesson, "drafts", lesson.draft_table(BLOG[:4000]))
+    read, reads = lesson.reader(model, tokenizer), []
+    monkeypatch.setattr(read, "read", lambda *new, read=read.read: reads.append(new) or read(*new))
+    with torch.no_grad():
+        for n in [*range(3, 120), 40, 41, 7, 90, 91, 118]:  # also jumps, back and ahead
+            for text in (BLOG[100:100 + n], BLOG[100:100 + n] + "9" * (n % 5 == 0)):  # and what no guess expects
+                logits, begin = read(text), read.start
+                plain = model(torch.tensor([tokenizer.encode(text[begin:])]))[0][0, -1]
+                assert torch.allclose(logits, plain, atol=1e-4), n
+                assert begin == 0 if n <= 24 and len(reads) < 30 else len(text) - begin <= 32
+    assert len(reads) < 110, "guesses save readings"
+
+
 @pytest.mark.parametrize("knobs", [{}, dict(temperature=0.0), dict(temperature=1.0, top_p=1.0), dict(top_k=3),
     dict(prompt="The te")])
-def test_guessing_ahead_changes_nothing_while_the_text_fits_the_window(lesson, writer, knobs):
-    model, reads, forward, habits = writer[0], [], writer[0].forward, lesson.habits_of(BLOG[:4000])
-    model.forward = lambda *args: reads.append(args[0].numel()) or forward(*args)
-    try:
-        plain = "".join(lesson.generate(*writer, length=45, stop=None, **knobs))
-        slow, reads = len(reads), []
-        assert plain == "".join(lesson.generate(*writer, length=45, stop=None, habits=habits, **knobs))
-        assert len(plain) == slow == 45 and len(reads) <= slow
-        if not knobs:
-            assert len(reads) < slow
-            assert plain != "".join(lesson.generate(*writer, length=45, stop=None, seed=2))
-            assert len("".join(lesson.generate(*writer, length=200, stop=None, habits=habits))) == 200
-            assert max(reads) <= 64, "a window at most"
-    finally:
-        model.forward = forward
+def test_guessing_ahead_changes_nothing_while_the_text_fits_the_window(lesson, writer, monkeypatch, knobs):
+    fast, plain = lesson["reader"], lambda model, tokenizer: lambda text: model(
+        torch.tensor([tokenizer.encode(text[-64:])]))[0][0, -1]
+    monkeypatch.setitem(lesson, "drafts", lesson.draft_table(BLOG[:4000]))
+    written = []
+    for way in (plain, fast):
+        monkeypatch.setitem(lesson, "reader", way)
+        written.append("".join(lesson.generate(*writer, length=45, stop=None, **knobs)))
+    assert written[0] == written[1] and len(written[0]) == 45
+    if not knobs:
+        assert written[0] != "".join(lesson.generate(*writer, length=45, stop=None, seed=2))
+        assert len("".join(lesson.generate(*writer, length=200, stop=None))) == 200
 
 
-def test_writing_follows_the_probabilities_of_the_model(lesson, writer):
+def test_writing_follows_the_probabilities_of_the_model(lesson, writer, monkeypatch):
     model, tokenizer = writer
     prompt, text = "The kett", ""
     for _ in range(20):
         logits = model(torch.tensor([tokenizer.encode(prompt + text)]))[0][0, -1]
         text += tokenizer.chars[logits.argmax()]
-    for habits in (None, lesson.habits_of(BLOG[:4000])):
-        assert text == "".join(lesson.generate(*writer, prompt, 20, temperature=0.0, stop=None, habits=habits))
+    for habits in ({}, lesson.draft_table(BLOG[:4000])):
+        monkeypatch.setitem(lesson, "drafts", habits)
+        assert text == "".join(lesson.generate(*writer, prompt, 20, temperature=0.0, stop=None))
     drawn = [next(lesson.generate(*writer, prompt, 1, temperature=1.0, top_p=1.0, seed=seed)) for seed in range(400)]
     p = model(torch.tensor([tokenizer.encode(prompt)]))[0][0, -1].softmax(-1)
     for i in p.topk(3).indices.tolist():
@@ -74,7 +90,7 @@ def test_odd_prompts_and_the_stop_string(lesson, writer):
 
 
 def test_habits_are_what_followed_most_often(lesson):
-    habits = lesson.habits_of("abcda abcdb abcdb xyzw1")
+    habits = lesson.draft_table("abcda abcdb abcdb xyzw1")
     assert habits["abcd"] == "b" and habits["xyzw"] == "1" and "yzw1" not in habits
 
 
