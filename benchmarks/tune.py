@@ -13,9 +13,10 @@ import torch
 from compare import ROOT, markdown, notebook
 
 OFF, WIDE = dict(gate=False, mix=False), dict(block_size=1024, batch_size=8)
+CLEAN = dict(dropout=0.25, passes=50, corruption=0.0)
 GRID = {  # text: tenths at which its training slice begins, its judging slice begins and ends; what is tried
-    "article": ((0, 8, 9), (0.2, 0.25, 0.3), (38, 50), (1, 2), (dict(dropout=0.25, passes=50) | WIDE,)),
-    "blog": ((0, 8, 9), (0.2, 0.25), (38, 50), (1, 2), ()),
+    "article": ((0, 8, 9), (0.2, 0.25, 0.3), (38, 50), (1, 2), (dict(dropout=0.25, passes=50) | WIDE, CLEAN)),
+    "blog": ((0, 8, 9), (0.2, 0.25), (38, 50), (1, 2), (CLEAN,)),
     "blog, a tenth": ((3, 4, 5), (0.2, 0.25, 0.3, 0.35), (50, 70), (1, 2), ()),
     "shakespeare": ((0, 8, 9), (0.15, 0.2, 0.25), (35, 46), (1,), ()),
 }
@@ -35,7 +36,7 @@ def train(nb, path, text, settings):
     tokenizer, places = nb.CharTokenizer(characters), [tenth * len(characters) // 10 for tenth in GRID[text][0]]
     ids = [torch.tensor(tokenizer.encode(characters[i:j]), device=nb.device) for i, j in itertools.pairwise(places)]
     changes = {name: value for name, value in settings.items() if name != "passes"}
-    cfg = replace(nb.Config(len(tokenizer.chars)), corruption=min(0.08, 20_000 / len(ids[0])), **changes)
+    cfg = replace(nb.Config(len(tokenizer.chars)), **dict(corruption=min(0.08, 20_000 / len(ids[0]))) | changes)
     cfg.max_iters = round(settings["passes"] * len(ids[0]) / (cfg.batch_size * cfg.block_size))
     run = nb.Run(nb.build(cfg), cfg, *ids)
     nb.train(run)
@@ -49,6 +50,7 @@ def table(found):
     def key(r):
         window, windows = r["set"].get("block_size", 512), r["set"].get("batch_size", 16)
         small = f"{'gate' * r['set'].get('gate', True)} {'mix' * r['set'].get('mix', True)}".strip()
+        small += ", no corruption" * ("corruption" in r["set"])
         return r["text"], r["N"], window, small, round(r["iters"] * window * windows / r["N"]), r["set"]["dropout"]
 
     for (text, length, window, small, *rest), group in itertools.groupby(sorted(found, key=key), key):

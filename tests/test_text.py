@@ -2,6 +2,8 @@
 import math
 import shutil
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -219,3 +221,24 @@ def test_the_order_is_chosen_without_the_validation_text(lesson):
     ids = np.unique(list(BLOG[:20_000]), return_inverse=True)[1]
     order = lesson.choose_order(ids, 100)
     assert 3 <= order <= 7 and order == 1 + int(np.argmin(lesson.kneser_ney(ids[:18_000], ids[18_000:], 100)))
+
+
+def test_a_very_long_text_stays_on_the_disk(lesson, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(lesson, "LARGE", 10_000)
+    monkeypatch.setitem(lesson, "EXCERPT", 3_000)
+    whole = "".join(f"page {i}: “{chr(0x430 + i % 32)}”\n" for i in range(1500))
+    Path("long.txt").write_bytes(whole.encode())
+    excerpt = lesson.fetch("long.txt").read_text(encoding="utf-8")
+    assert whole.endswith(excerpt) and 2_990 <= len(excerpt.encode()) <= 3_000
+    tokenizer, kept = lesson.CharTokenizer(excerpt), whole[:-len(excerpt)]
+    buffers = []
+    for steps in ([*range(0, 201, 10)], [0, 3, 200], [200]):  # the same pages, however it came to step 200
+        run = SimpleNamespace(train_ids=torch.zeros(800, dtype=torch.long), cfg=lesson.Config(9))
+        pages = lesson.Pages("long.txt", tokenizer)
+        for run.step in steps:
+            pages(run)
+        buffers.append(run.train_ids)
+        for part in run.train_ids.view(8, 100):
+            assert tokenizer.decode(part[:60].tolist()) in kept
+    assert all(torch.equal(buffers[0], other) for other in buffers)

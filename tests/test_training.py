@@ -140,6 +140,16 @@ def test_a_run_learns_and_averages_its_weights_by_the_formula(lesson, monkeypatc
     assert run.history[-1]["val"] < run.history[0]["val"] - 0.5 and run.losses.min() > 0
 
 
+def test_the_rate_may_fall_and_the_average_may_be_the_last_weights(lesson):
+    run, rates = new_run(lesson, cooldown=0.5, averaging=1e9), []
+    while run.step < 60:
+        lesson.advance(run)
+        rates.append(run.rate.item())
+    assert rates[4:31] == pytest.approx([1e-2] * 27)
+    assert rates[30:] == pytest.approx([1e-2 * n / 30 for n in range(30, 0, -1)])
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(run.averaged.parameters(), run.model.parameters()))
+
+
 @pytest.mark.parametrize(("cuts", "changes"), [
     ((17,), {}), ((10, 20, 50), {}), ((1, 2, 59), dict(dropout=0.3, agreement=0.0)),
     ((25,), dict(attention="pytorch", position="learned")),
@@ -349,11 +359,10 @@ def test_several_processes_share_gradients_and_draw_their_own_batches(lesson, mo
     monkeypatch.setitem(lesson, "sample_batch", lambda *a: batches.append(sample(*a)[0]) or sample(*a))
     runs = []
     for rank in (0, 1):
-        def all_reduce(gradient, rank=rank):
+        def all_reduce(gradient, async_op, rank=rank):
             if rank == 0:
                 left.append(gradient.clone())
-            else:
-                gradient += left.pop(0)
+            return SimpleNamespace(wait=lambda: gradient.add_(left.pop(0)) if rank else None)
         monkeypatch.setitem(lesson, "dist", SimpleNamespace(is_initialized=lambda: True, get_world_size=lambda: 2,
             get_rank=lambda rank=rank: rank, all_reduce=all_reduce))
         runs.append(run := new_run(lesson, dropout=0.0, corruption=0.0, agreement=0.0, max_iters=1))
