@@ -34,9 +34,10 @@ SMALLER = {  # added to cells, for experiments in seconds; these two run on a GP
                   "    return whole_train_plainly(model, steps if steps == 500 else 10, *args, **options)",
     "count-show": "\nfor c in CONFIGURATIONS.values():\n"
             "    c.update(n_layer=2, n_head=2, n_embd=8, block_size=32, batch_size=2, max_iters=20)",
-    "compare": "\nwhole_size = compare\ndef compare(variants, *args, **options):\n"
-               "    return whole_size({name: replace(c, n_layer=2, n_head=2, "
-               "n_embd=8, batch_size=2, max_iters=1) for name, c in variants.items()}, *args, **options)",
+    "compare": "\nwhole_size = compare\ndef compare(variants, title, *args, **options):\n"
+               "    small = {name: replace(c, n_layer=2, n_head=2, n_embd=8, batch_size=2, max_iters=1)\n"
+               "        for name, c in variants.items()}\n"
+               "    return whole_size(small, title, *args, **options | ({} if title else dict(seeds=(1,))))",
     "effort": "\npart_of_steps = min(part_of_steps, 0.01)",
     "pieces": "\nwhole_train_together = train_together\ndef train_together(jobs, texts, look=None):\n"
               "    return whole_train_together([replace(c, n_embd=8, n_head=2, block_size=8, batch_size=2, max_iters=2)"
@@ -47,6 +48,7 @@ def smaller(cell):
     """The cell's code, for a run in seconds."""
     fewer = CODE[cell].replace("rounds, longest = 700,", "rounds, longest = 5,")
     fewer = fewer.replace("[:500_000], 2048)", "[:5000], 200)")
+    fewer = fewer.replace('256, 4, 4, 128), "automatic",', '16, 1, 2, 8, batch_size=4, max_iters=20), "as written",')
     return fewer + SMALLER.get(cell, "")
 
 
