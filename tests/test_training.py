@@ -277,7 +277,7 @@ def test_a_full_disk_does_not_stop_training(lesson, tmp_path, monkeypatch, capsy
     lesson.train(run, *all_watchers(lesson, run, tmp_path))
     assert run.step == 60 and "No space left" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
     monkeypatch.undo()
-    lesson["time"] = FastClock()
+    monkeypatch.setitem(lesson, "time", FastClock())
     (tmp_path / "file").touch()
     lesson.train(run := new_run(lesson), *all_watchers(lesson, run, tmp_path / "file"))
     assert run.step == 60 and "checkpoint_folder" in capsys.readouterr().out
