@@ -83,8 +83,8 @@ SHOW = {double: code for code, double in HIDE.items()}
 def plain_characters(text: str) -> str:
     """Unify line ends and spaces, remove what cannot be seen (and our own marks), compose accents."""
     text = re.sub(r"\r\n?", "\n", text)
-    # Only plain spaces and tabs make an indentation; behind other spaces a line is no code.
-    text = re.sub(r"^([ \t]*+)[^\S \t\n][^\S\n]*+", r"\1", text, flags=re.MULTILINE)
+    # Only plain spaces and tabs make an indentation; behind other spaces, or what cannot be seen, a line is no code.
+    text = re.sub(r"^([ \t]*+)(?:[^\S \t\n]|[\u200b-\u200f])[^\S\n]*+", r"\1", text, flags=re.MULTILINE)
     kinds = {char: unicodedata.category(char) for char in set(text) - {"\n", "\t"}}
     spaces = {ord(char): " " for char in kinds if char.isspace()}
     # All kinds of C: control, format, private and the like. The range: select a variant of the character before.
@@ -285,7 +285,10 @@ class Simplifier:
         """Goes with its content, when it is closed."""
         name = opener[0].lower().strip()
         end = self.finder.find(ENDS.get(name) or re.escape(name).replace("begin", "end"), opener.end())
-        return "" if end or name == "<!--" else opener[0], (end or opener).end()
+        if not end:
+            return "" if name == "<!--" else opener[0], opener.end()
+        around = self.text[max(0, opener.start() - 2) : opener.start()] + self.text[end.end() : end.end() + 2]
+        return "<x-x>" if name == "<!--" and around == "\n" * 4 else "", end.end()  # as a paragraph it ends a list
 
     def obsidian_comment(self, opener: re.Match) -> tuple[str, int]:
         """From %% to %%; at the start of a line it may hold several paragraphs."""
@@ -305,7 +308,8 @@ class Simplifier:
     def span(self, opener: re.Match) -> tuple[str, int]:
         """Inline code is left to mistune, and its content alone."""
         end = self.finder.find_in_paragraph(rf"(?<!`){opener[0]}(?!`)", opener.end()) or opener
-        return self.text[opener.start() : end.end()], end.end()
+        # Of spaces on both sides mistune removes one each, which may be all that keeps words apart.
+        return re.sub(r"(?<=`) (.+) (?=`)", r"  \1  ", self.text[opener.start() : end.end()]), end.end()
 
     def footnote(self, mark: re.Match) -> tuple[str, int]:
         """The mark of a known footnote goes; a definition stays for now (see `HANGING`)."""
@@ -372,7 +376,7 @@ class Simplifier:
         ("md", FENCE, fence),
         ("md", r"(?<!`)`{1,20}+(?!`)", span),
         ("html", r"<!---?>|<!(?:doctype|\[(?:if|endif))[^<>]*+>", ""),
-        ("html", r"<!--|<%(?=\*|[_-]?\s*+tp\.)|<\?", comment),  # of Templater and PHP, too
+        ("html", r"<!--|<%(?=\*|[_-]?\s*+tp\.)|<\?(?=php|xml|=)", comment),  # of Templater and PHP, too
         ("mdx", r"\{/\*", comment),
         ("md", r"(?P<line>^[ \t]*+)?(?<![\w%])%%(?!%)", obsidian_comment),
         # Display maths: $$ on lines of their own, or around a paragraph.
@@ -664,12 +668,13 @@ def find_files(root: Path, drafts: bool) -> tuple[list[Path], int]:
 
     Also returns how many others could be posts. Links to folders are not followed.
     """
-    files, base = [Path()] if root.is_file() else [], root.resolve().name.lower()
+    files, shut, base = [Path()] if root.is_file() else [], [], root.resolve().name.lower()
     walk = os.walk(root, onerror=lambda error: tell(f"warning: {error}")) if root.is_dir() else ()
     for folder, subfolders, names in walk:
         here = Path(folder).relative_to(root)
         ignored = IGNORED_FOLDERS | (set() if is_in(here / "x", POST_FOLDERS) else TEMPLATE_FOLDERS)
         ignored |= set() if drafts else {"_drafts"}
+        shut += [(here / name).as_posix() for name in subfolders if name.lower() in ignored]
         subfolders[:] = [name for name in subfolders if name.lower() not in ignored and not name.startswith(".")]
         files += [here / name for name in names]
     folders = {"_posts", "_drafts"} if any(is_in(path, {"_posts"}) for path in files) else POST_FOLDERS
@@ -686,6 +691,8 @@ def find_files(root: Path, drafts: bool) -> tuple[list[Path], int]:
     others = sorted(path.as_posix() for path in set(files) - set(posts) if path.suffix.lower() in SUFFIXES)
     if others:
         tell(f"left alone: {len(others):,} files outside a posts' folder, such as {others[0]!r}")
+    if shut and not posts:
+        tell(f"left alone: {min(shut)!r}, by name a part of a site's making; if posts are in it, name that folder")
     return sorted(posts), sum(name.lower().endswith((".md", ".mdx")) for name in others)
 
 

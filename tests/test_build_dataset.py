@@ -56,7 +56,7 @@ fence as a rule ‖ a↵↵`````````````````````````````````↵↵b↵↵~~~~~~~
 sample of a fence in a fence ‖ ```md↵      ```↵- x↵```↵↵a↵↵```↵y↵```↵↵b ‖ a↵↵b
 indented code ‖ a↵↵    x = '<div>'↵↵    y = '</div>'↵↵b ‖ a↵↵b
 inline code ‖ `a_b` ``c ` d`` `<p>` `Vec<T>` `&amp;` `[e](f)` `a --- b` ‖ a_b c ` d <p> Vec<T> &amp; [e](f) a --- b
-inline code keeps words apart ‖ an `A `is an` B` here; file `c `. ‖ an A is an B here; file c.
+inline code keeps words apart ‖ an `A `is an` B` here; file `c `,` d `. ‖ an A is an B here; file c, d.
 code as HTML ‖ <code>a &lt; b_c_d</code> <kbd>e</kbd>↵<pre>x↵↵y</pre>↵f ‖ a < b_c_d e↵↵f
 Liquid ‖ a {{ b }} c {%- if d -%}e{% endif %} {% include f↵ g='h' %}i `{% raw %}{{ x }}{% endraw %}` ‖ a c e i {{ x }}
 Liquid's code and comments ‖ {% highlight a %}↵x↵{% endhighlight a %}↵b {% comment %}c{% endcomment %}d ‖ b d
@@ -68,13 +68,15 @@ Hugo, shown ‖ {{< figure src="a" caption="It's *b*" >}} {{< d caption=`e` >}} 
   ‖ It's b↵↵e↵↵{{< c "d" >}} {{ .E }}
 Obsidian ‖ [[A]] [[b|c]] [[d#e]] ![[f.png]] %%g%% 5%% h↵↵%%↵i↵↵j↵%%↵↵> [!note] k ‖ A c d > e 5%% h↵↵k
 Obsidian's boxes ‖ > [!a|b]+ c↵↵- [/] d↵- [>] e ‖ c↵↵- d↵- e
-templates of other kinds ‖ <% tp.a↵↵b %>c<?d $e->f ?> <!-->g<!---> <![if !h]>i<![endif]> 1 <% 2 %> ‖ c g i 1 <% 2 %>
+templates of other kinds ‖ <% tp.a↵↵b %>c<?php $e->f ?> <!-->g<!---> <![if !h]>i<![endif]> 1 <% 2 %> ‖ c g i 1 <% 2 %>
 Obsidian's names and marks ‖ [[2020-01-01#^a]] [[a\|b]] ==c *d*== e == f == g ^h1↵↵[[toc]]↵↵- i ^j-k
   ‖ 2020-01-01 b c d e == f == g ^h1↵↵- i
 inline tags ‖ <b>a</b>b <a href='x>y'>c</a>d H<sub>2</sub>O <i title='<x>'>e</i> ‖ ab cd H2O e
 blocks ‖ a<br>b<br/>c<div>d</div><p>e</p><h2>f</h2> ‖ a↵b↵c↵↵d↵↵e↵↵f
 no tags ‖ Vec<T>, std::vector<std::string>, a < b and c > d <- e
   ‖ Vec<T>, std::vector<std::string>, a < b and c > d <- e
+generics of Java ‖ - Class<?> a(Class<?> b)↵- List<? super T> c ‖ - Class<?> a(Class<?> b)↵- List<? super T> c
+a comment ends a list ‖ 1. a↵↵<!-- -->↵↵    code↵↵b ‖ 1. a↵↵b
 custom elements ‖ a<x-note>b</x-note> c <x-cite k='d'></x-cite>. <d-code>e</d-code> ‖ a b c.
 hidden content ‖ a<script>b↵↵    c</script><svg><text>d</text></svg> e <!-- f↵↵*g* --> h <script> i ‖ a e h i
 indented HTML ‖ <div>↵    <p>a</p>↵↵    b↵</div>↵↵    code ‖ a↵↵b
@@ -109,7 +111,7 @@ CASES = dict((name, row) for name, *row in (line.replace("↵", "\n").split(" �
     "header ended by dots, spaces behind": ("---  \ntitle: 2.10\n...\t\nBody.", "2.10\n\nBody."),
     "a header of billions": (f"---\ntitle: T\na0: &a0 x\n{LAUGHS}\npublished: *a39\n---\nBody.", "T\n\nBody."),
     "a deep header": ("---\ntitle: " + "[" * 20_000 + "\n---\nBody.", "Body."),
-    "no code, but no-break or wide spaces": ("\xa0\xa0 \xa0\xa0a\n\n\u3000\u3000\u3000\u3000b", "a\n\nb"),
+    "not code": ("\xa0\xa0 \xa0\xa0a\n\n\u3000\u3000\u3000\u3000b\n\n\u200b\tc", "a\n\nb\n\nc"),
     "characters": (
         "e\u0301 a\u200bb\x07\ufe0f\ufdd0c\ud800 d\u2003e 中文，שלום\n\n\n \n\nf\u2028g\x0bh",
         "é abc d e 中文，שלום\n\nf g h",
@@ -424,6 +426,16 @@ def test_a_post_is_not_overwritten(tmp_path, name, code):
     assert (posts / name).read_bytes() in [
         content if isinstance(content, bytes) else content.encode() for content in files.values()
     ]
+
+
+PLACES = [("public/a.md", "", 1), ("public/a.md", "public", 0), ("public/posts/a.md", "public", 0), ("a.md", "", 0)]
+
+
+@pytest.mark.parametrize("file, folder, code", PLACES)
+def test_what_looks_generated_is_read_when_it_is_named(tmp_path, capsys, file, folder, code):
+    write(tmp_path / "site", {file: "a"})
+    assert run(tmp_path / "site" / folder, output=tmp_path / "o.txt") == (code, None if code else "a\n")
+    assert ("left alone: 'public'" in capsys.readouterr().err) == bool(code)
 
 
 @pytest.mark.parametrize(
