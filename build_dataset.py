@@ -55,7 +55,7 @@ except ImportError as missing:
     print("(Windows: `.venv\\Scripts\\python`), or first `pip install -r requirements.txt`", file=sys.stderr)
     sys.exit(2)
 
-MARKDOWN_SUFFIXES = {".md", ".markdown", ".mkd", ".mkdn", ".mkdown", ".mdown", ".rmd", ".mdx", ".txt", ".text"}
+MARKDOWN_SUFFIXES = {".md", ".mdx", ".mkd", ".mkdn", ".markdown", ".mkdown", ".mdown", ".rmd", ".qmd", ".txt", ".text"}
 HTML_SUFFIXES = {".html", ".htm", ".xhtml"}
 SUFFIXES = MARKDOWN_SUFFIXES | HTML_SUFFIXES | {".xml"}
 POST_BREAK = "\n\n\n"  # two empty lines: inside a post there is never more than one
@@ -99,11 +99,11 @@ def squeeze(text: str) -> str:
 
 # -------------------------------------------------------------- front matter
 
-# Between lines of `---` (YAML) or `+++` (TOML), or Pelican's `Title: ...` with nothing around. Longer headers than this
-# do not exist, and PyYAML is slow.
+# Between lines of `---` (YAML) or `+++` (TOML), or, as Pelican and the old Hexo have it, `title: ...` without a line
+# before. Longer headers than this do not exist, and PyYAML is slow.
 FRONT_MATTER = re.compile(
     r"\s*+(?:(?P<mark>---|\+\+\+)[ \t]*\n(?P<fields>.{0,100000}?)^(?:(?P=mark)|\.\.\.)[ \t]*$\n?"
-    r"|(?P<bare>(?i:title):[^\n]*+\n(?:\w++:[^\n]*+\n)++)\n)",
+    r"|(?P<bare>(?i:title|layout):[^\n]*+\n(?:(?:\w++:| *+- )[^\n]*+\n)++)(?:---[ \t]*)?\n)",
     re.MULTILINE | re.DOTALL,
 )
 FIELD = re.compile(r"^([\w -]++)[:=][ \t]*+([\"']?)([^\[\]{}\"'\n]*)\2[ \t]*$", re.MULTILINE)
@@ -638,10 +638,12 @@ def opened(source: str) -> Iterator[Path]:
             f"{source!r} is an address: first download the blog's source (`git clone` it, or *Download ZIP* on GitHub, "
             "or a WordPress export), then name the folder, the .zip or the .xml"
         )
-    if source and (path.is_dir() or (path.is_file() and path.suffix.lower() == ".xml")):
+    if not source or not path.exists():
+        raise SourceError(f"{source!r} does not exist; name a folder of posts, a .zip of one, or a WordPress export")
+    if path.is_dir() or path.suffix.lower() in SUFFIXES:
         yield path
     elif not zipfile.is_zipfile(path):
-        raise SourceError(f"{source!r} is not a folder, nor a .zip or a WordPress export (.xml) that can be read")
+        raise SourceError(f"{source!r} is not a folder, nor a file that can be read (.zip, a WordPress .xml, a post)")
     else:
         with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
             files = [file for file in archive.infolist() if Path(file.filename).suffix.lower() in SUFFIXES]
@@ -721,6 +723,8 @@ def read_text(path: Path, root: Path, max_mb: float) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
+        if len(data.decode("utf-8", "ignore").encode()) < 0.8 * len(data):  # no language of Windows-1252 is like that
+            raise SkippedError("neither UTF-8 nor Windows-1252: save it as UTF-8 first") from None
         tell(f"warning: {str(path.relative_to(root))!r} is not UTF-8; its other bytes are read as Windows-1252")
         return data.decode("utf-8-sig", "cp1252")
 
@@ -821,6 +825,9 @@ def read_blog(
     """Find, clean and sort the posts. The options are those of the command line."""
     posts, skipped, seen, texts = [], Counter(), {output and os.path.realpath(output)}, {}
 
+    def is_page(path: Path) -> bool:  # without a date: Jekyll does not publish it; of a site in HTML it is no post
+        return path.suffix.lower() in HTML_SUFFIXES or is_in(whole / path, {"_posts"})
+
     def skip(path: Path, reason: str) -> None:
         nonlocal lost
         skipped[reason] += 1
@@ -828,7 +835,7 @@ def read_blog(
         tell(f"skipped {path.as_posix() if path.name else source!r}: {reason}")
 
     with opened(source) as root:
-        paths, lost = find_files(root, drafts)
+        whole, (paths, lost) = root.resolve(), find_files(root, drafts)
         for path in paths:
             suffix, real = path.suffix.lower() or root.suffix.lower(), os.path.realpath(root / path)
             kinds = {"html", "md" if suffix in MARKDOWN_SUFFIXES else "html", suffix[1:]}
@@ -851,7 +858,7 @@ def read_blog(
     for date, path, body, text in sorted(posts, key=lambda post: post[:2]):
         if is_own_output(body, prints, least=1):
             skip(path, "an earlier output of this program")
-        elif date == NO_DATE and most_have_dated_names:  # pages such as about.md
+        elif date == NO_DATE and most_have_dated_names and is_page(path):
             skip(path, "no date in its name")
         elif not text or text in texts:
             skip(path, "same text as another" if text else "no text in it")
@@ -875,11 +882,17 @@ def replace_rare(texts: list[str], min_count: int) -> list[str]:
     return [squeeze(re.sub(r"(?<=\S) +", " ", text.translate(table))) for text in texts]
 
 
-def join(texts: list[str], source: object) -> str:
+def join(blog: Blog, source: object) -> str:
     """All posts, two empty lines between them. Raises `SourceError` if there are none."""
-    if not texts:
-        raise SourceError(f"no usable post in {str(source)!r}; posts are files such as 2024-05-31-title.md")
-    return POST_BREAK.join(texts) + "\n"
+    if not blog.texts:
+        what = "posts are files in Markdown or HTML such as 2024-05-31-title.md"
+        raise SourceError(f"no usable post in {str(source)!r} (skipped: {reasons(blog)}); {what}")
+    return POST_BREAK.join(blog.texts) + "\n"
+
+
+def reasons(blog: Blog) -> str:
+    """How many files were skipped for what."""
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(blog.skipped.items())) or "none"
 
 
 def build(source: str | Path, **options) -> str:
@@ -888,7 +901,7 @@ def build(source: str | Path, **options) -> str:
     The options are those of the command line: code, urls, titles, fold, min_count, drop_repeated, drafts, unpublished,
     max_mb.
     """
-    return join(read_blog(str(source), **options).texts, source)
+    return join(read_blog(str(source), **options), source)
 
 
 # ---------------------------------------------------------------- command line
@@ -938,9 +951,8 @@ def summarize(blog: Blog, text: str, dropped: bool) -> None:
     """Tell what was built."""
     counts = Counter(text)
     rarest = sorted(counts.items(), key=lambda item: (item[1], item[0]))[:10]
-    skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(blog.skipped.items()))
     print(f"posts used:     {len(blog.texts):,}")
-    print(f"posts skipped:  {skipped or 'none'}")
+    print(f"posts skipped:  {reasons(blog)}")
     print(f"characters:     {len(text):,}")
     print(f"vocabulary:     {len(counts):,} different characters")
     print("rarest:         " + ", ".join(f"{char!r} x{count}" for char, count in rarest))
@@ -956,15 +968,16 @@ def summarize(blog: Blog, text: str, dropped: bool) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build the file. Returns 0; 1 without usable posts, 3 if it cannot write (2 is argparse's, 130 Ctrl-C's)."""
+    """Build the file. Returns 0; 1 without usable posts, 2 without a blog, 3 if it cannot write."""
     options = vars(parser().parse_args(argv))
     source, output = options.pop("posts"), options["output"]
     try:
         blog = read_blog(source, **options)
     except (SourceError, OSError, zipfile.BadZipFile) as error:
-        parser().error(str(error))
+        tell(f"error: {error}")
+        return 2
     try:
-        text = join(blog.texts, source)
+        text = join(blog, source)
         check_output(output, source, blog.texts)
         write_whole(output, text)
     except SourceError as error:

@@ -39,6 +39,7 @@ markup in a title ‖ ---↵title: '*A* `b` &amp; <i>c</i> {{ d }}'↵---↵x �
 TOML ‖ +++↵title = "T"↵date = 2020-01-01↵+++↵Body. ‖ T↵↵Body.
 invalid TOML, good lines ‖ +++↵title = "T"↵date = 2020-1-1↵+++↵x ‖ T↵↵x
 JSON ‖ {↵  "title": "T } 1",↵  "tags": ["a"]↵}↵↵x ‖ T } 1↵↵x
+old Hexo ‖ title: A↵tags:↵- b↵---↵x ‖ A↵↵x
 Pelican ‖ Title: A: b↵Date: 2020-01-01↵↵x ‖ A: b↵↵x
 no title, empty lines before ‖ ↵↵---↵title: ~↵---↵x ‖ x
 invalid or empty TOML ‖ +++↵+++↵+++↵x ‖ +++ x
@@ -324,6 +325,7 @@ folders of dates || posts/2020/02/01/b.md=b ¦ posts/2020/01/02-a.md=a ¦ posts/
 large letters || Content/Posts/a.MD=a ¦ b.md=b ¦ README.md=c || a
 the name first || posts/2020-01-02-a.md=---↵date: 2011-01-01↵---↵b ¦ posts/2020-01-01-b.md=a || a¦b
 folders with dates || posts/2020-02-01-b/index.md=b ¦ posts/2020-01-01-a/index.md=a || a¦b
+a diary and notes || 2020-01-01.md=b ¦ 2020-01-02.md=c ¦ note.md=a || a¦b¦c
 notes without dates || a.md=a ¦ b/c.md=c ¦ LICENSE.txt=l ¦ README.md=r ¦ index.html=i || a¦c
 a README among posts || posts/a/README.md=a || a
 one dated name || _posts/2020-01-01-z.md=z ¦ _posts/a.md=a ¦ _posts/b.md=b || a¦b¦z
@@ -358,13 +360,13 @@ BLOGS = [
     ),
     (
         "encodings",
-        {"a.md": b"\xef\xbb\xbf\xc3\xa9", "b.md": b"caf\xe9 \x93x\x94 \x81"},
+        {"a.md": b"\xef\xbb\xbf\xc3\xa9", "b.md": b"caf\xe9 \x93x\x94 \x81 one two three"},
         ["--no-fold"],
-        "é\n\n\ncafé “x” \ufffd\n",
+        "é\n\n\ncafé “x” \ufffd one two three\n",
     ),
     (
         "more encodings",
-        {"a.md": "é".encode("utf-16"), "b.md": b"caf\xc3\xa9 \xff"},
+        {"a.md": "é".encode("utf-16"), "b.md": b"caf\xc3\xa9 \xff", "c.md": "привет".encode("cp1251")},
         [],
         "é\n\n\ncafé ÿ\n",
     ),
