@@ -174,7 +174,7 @@ def rewrite(text: str, opener: re.Pattern, replace: Callable[[re.Match], tuple[s
 # be text.
 TEMPLATE = re.compile(
     r"(?P<code>(?<![`\\])`(?!`)[^`\n{]*+(?:\{(?!%|\{[<%])[^`\n{]*+)*+`(?!`))"
-    r"|(?P<target>^ {0,3}\[(?!\^)[^\]\n]++\]:[ \t]*+)?(?P<tag>\{\{[<%]?|\{%)-?\s*+(?P<name>\w*+)", re.MULTILINE
+    r"|(?P<target>^ {0,3}\[(?!\^)[^\]\n]++\]:[ \t]*+)?(?P<tag>\{\{[<%]?|\{%)-?\s*+(?P<name>\w*+(?:-\w++)*+)", re.MULTILINE
 )
 TEMPLATE_ENDS = {"{{": r"\}\}", "{%": r"%\}", "{{<": r">\}\}", "{{%": r"%\}\}"}
 CODE_BLOCKS = {"highlight", "codeblock", "code", "prism", "mermaid", "plantuml", "graphviz", "tikz", "katex", "math"}
@@ -192,9 +192,10 @@ def run_templates(text: str) -> str:
         tag = finder.find(TEMPLATE_ENDS[kind], opener.end())
         if not tag:  # an unclosed tag eats nothing
             return opener[0], opener.end()
-        if kind != "{{" and name in CODE_BLOCKS | UNSEEN_BLOCKS | {"raw"}:
+        is_block = name.split("-")[0] in CODE_BLOCKS or name in UNSEEN_BLOCKS | {"raw"}  # such as code-toggle
+        if kind != "{{" and is_block and text[tag.start() - 1] != "/":
             end_tag = r"\{%-?\s*+end" if kind == "{%" else rf"{kind}\s*+/\s*+"
-            end = finder.find(rf"{end_tag}{name}\b[^%>}}]*+{TEMPLATE_ENDS[kind]}", tag.end())
+            end = finder.find(rf"{end_tag}{name}(?!-?\w)[^%>}}]*+{TEMPLATE_ENDS[kind]}", tag.end())
         if not end or name in UNSEEN_BLOCKS:
             arguments = text[opener.end() : tag.start()]
             caption = kind[2:] and re.search(r"\bcaption=(?:\"((?:[^\"\\]|\\.)*+)\"|'([^']*+)'|`([^`]*+)`)", arguments)
@@ -377,7 +378,7 @@ class Simplifier:
         ("md", r"(?<!`)`{1,20}+(?!`)", span),
         ("html", r"<!---?>|<!(?:doctype|\[(?:if|endif))[^<>]*+>", ""),
         ("html", r"<!--|<%(?=\*|[_-]?\s*+tp\.)|<\?(?=php|xml|=)", comment),  # of Templater and PHP, too
-        ("mdx", r"\{/\*", comment),
+        ("md", r"\{/\*", comment),
         ("md", r"(?P<line>^[ \t]*+)?(?<![\w%])%%(?!%)", obsidian_comment),
         # Display maths: $$ on lines of their own, or around a paragraph.
         ("md", rf"^[ \t>]*+\$\$(?:[ \t]*+\n[^$]*+(?:\$(?!\$)[^$]*+)*+|{NO_EMPTY_LINE})\$\$[ \t]*+$", ""),
@@ -385,6 +386,7 @@ class Simplifier:
         ("html", r"[ \t]<[a-z]\w*+-[\w-]*+[^<>]*+></[a-z]\w*+-[\w-]*+>(?=[\s.,;:!?)])", ""),  # <d-cite></d-cite>
         ("mdx", rf"(?P<line>{START})?{TAGS[True]}(?P<rest>[ \t]*+$)?", tag),
         ("html", rf"(?<!\]\()(?P<line>{START})?{TAGS[False]}(?P<rest>[ \t]*+$)?", tag),
+        ("md", r"^[ \t]*+</?(?-i:[A-Z])[\w.]*+(?=[\s/>])[^<>]*+>[ \t]*+$", ""),  # a component in .md
         ("mdx", r"^import\s+(?:[\w*{}\s,$]{0,1000}?from\s*+)?[\"'][^\n]*+", ""),
         ("mdx", r"^export\s+(?:(?:const|let|var|function|default|async|class|type|interface)\b|\{|\*)", module),
         ("mdx", r"</?>", ""),
@@ -485,15 +487,6 @@ def make_markdown(mdx: bool) -> mistune.Markdown:
 MARKDOWN = {mdx: make_markdown(mdx) for mdx in TAGS}
 
 
-def parts(text: str, size: int = 1_000_000) -> Iterator[str]:
-    """Cut a huge post between plain paragraphs: mistune needs 70 times a text's size in memory."""
-    paragraph, start = re.compile(r"\n\n(?=[^\W\d_]{2})"), 0
-    while cut := paragraph.search(text, start + size):
-        yield text[start : cut.start()]
-        start = cut.end()
-    yield text[start:]
-
-
 # ------------------------------------------------------------- HTML to text
 
 # What separates words; where several marks meet, the last of this order wins. A hint is a space between words only.
@@ -566,9 +559,10 @@ def tidy_line(line: str) -> str:
 
 def clean_text(text: str, kinds: set[str], code: str = "drop", urls: str = "host", fold: bool = True) -> str:
     """Plain text of a post's body, or of its title."""
-    text, mdx = simplify(run_templates(text), kinds), "mdx" in kinds
+    mdx = "mdx" in kinds
+    text = simplify(text if mdx else run_templates(text), kinds)
     if "md" in kinds:
-        text = "".join(MARKDOWN[mdx](part) for part in parts(text))
+        text = MARKDOWN[mdx](text)
     text = to_text(text, mdx, code == "keep")
     if urls != "keep":
         text = re.sub(URL, lambda match: shorten_url(match, urls), text)
@@ -990,20 +984,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def stop(number: int, frame: object) -> None:
-    """Asked to stop: leave by an exception, so that no half-written file stays behind."""
-    signal.signal(number, signal.SIG_IGN)  # once is enough
-    raise KeyboardInterrupt(number)
-
-
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: print escapes rather than fail
     if hasattr(signal, "SIGPIPE"):  # no traceback when nobody reads stdout
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     try:
         sys.exit(main())
-    except KeyboardInterrupt as stopped:
+    except KeyboardInterrupt:
         tell("stopped")
-        sys.exit(128 + stopped.args[0])  # as shells count: 130 for Ctrl-C, 143 for SIGTERM
+        sys.exit(130)  # as shells count
