@@ -174,7 +174,8 @@ def rewrite(text: str, opener: re.Pattern, replace: Callable[[re.Match], tuple[s
 # be text.
 TEMPLATE = re.compile(
     r"(?P<code>(?<![`\\])`(?!`)[^`\n{]*+(?:\{(?!%|\{[<%])[^`\n{]*+)*+`(?!`))"
-    r"|(?P<target>^ {0,3}\[(?!\^)[^\]\n]++\]:[ \t]*+)?(?P<tag>\{\{[<%]?|\{%)-?\s*+(?P<name>\w*+(?:-\w++)*+)", re.MULTILINE
+    r"|(?P<target>^ {0,3}\[(?!\^)[^\]\n]++\]:[ \t]*+)?(?P<tag>\{\{[<%]?|\{%)-?\s*+(?P<name>\w*+(?:-\w++)*+)",
+    re.MULTILINE,
 )
 TEMPLATE_ENDS = {"{{": r"\}\}", "{%": r"%\}", "{{<": r">\}\}", "{{%": r"%\}\}"}
 CODE_BLOCKS = {"highlight", "codeblock", "code", "prism", "mermaid", "plantuml", "graphviz", "tikz", "katex", "math"}
