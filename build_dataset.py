@@ -613,10 +613,6 @@ NO_POSTS = re.compile(
     r"claude|todo|requirements|robots|humans|404)(?:[._-][\w-]{2,6})?"
 )
 ASSETS = {".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ico", ".pdf", ".css", ".js", ".ts", ".json", ".mp4"}
-ADDRESS = re.compile(
-    r"(?i)[a-z+.]{2,}://|\w+@[\w.-]+:|www\.|"
-    r"[\w.-]+\.(?:com|org|net|io|dev|me|blog|info|page|app|site|xyz|co\.\w\w|uk|de|fr|ch|at|nl|eu|ca|in|jp|cn|br)(?:/|$)"
-)
 
 
 def tell(message: str) -> None:
@@ -628,17 +624,13 @@ def tell(message: str) -> None:
 def opened(source: str) -> Iterator[Path]:
     """The folder, or the one file, to read posts from. Of an archive, what can be text is unpacked for a while."""
     path = Path(source).expanduser()
-    if ADDRESS.match(source) and not path.exists():
-        raise SourceError(
-            f"{source!r} is an address: first download the blog's source (`git clone` it, or *Download ZIP* on GitHub, "
-            "or a WordPress export), then name the folder, the .zip or the .xml"
-        )
     if not source or not path.exists():
-        raise SourceError(f"{source!r} does not exist; name a folder of posts, a .zip of one, or a WordPress export")
+        what = "name the folder of a blog, a .zip of it or a WordPress export (.xml)"
+        raise SourceError(f"there is no {source!r} here; {what}, and download first what is at an address")
     if path.is_dir() or path.suffix.lower() in SUFFIXES:
         yield path
     elif not zipfile.is_zipfile(path):
-        raise SourceError(f"{source!r} is not a folder, nor a file that can be read (.zip, a WordPress .xml, a post)")
+        raise SourceError(f"{source!r} is no folder, .zip, WordPress export (.xml) or post; unpack or convert it first")
     else:
         with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
             files = [file for file in archive.infolist() if Path(file.filename).suffix.lower() in SUFFIXES]
@@ -980,7 +972,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         tell(f"error: cannot write {str(output)!r}: {error.strerror}; choose another file with -o")
-        return 2 if DATED_NAME.match(output.name) else 3
+        return 3
     summarize(blog, text, options["drop_repeated"])
     return 0
 

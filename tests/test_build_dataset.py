@@ -414,13 +414,11 @@ def test_a_rerun_gives_the_same_bytes_wherever_the_output_lies(tmp_path, name):
     assert run(posts, output=tmp_path / name) == (0, "One -- a.\n\n\nChanged.\n\n\nThree.\n")
 
 
-@pytest.mark.parametrize(
-    "name, code", [("about.md", 3), ("deep/notes.txt", 3), ("picture.png", 3), ("2020-01-01-a.md", 2)]
-)
-def test_a_post_is_not_overwritten(tmp_path, name, code):
+@pytest.mark.parametrize("name", ["about.md", "deep/notes.txt", "picture.png", "2020-01-01-a.md"])
+def test_a_post_is_not_overwritten(tmp_path, name):
     files = {"2020-01-01-a.md": "a", "about.md": "b", "deep/notes.txt": "c\n", "picture.png": b"\xff\0"}
     posts = write(tmp_path / "posts", files)
-    assert run(posts, output=posts / name)[0] == code
+    assert run(posts, output=posts / name)[0] == 3
     assert {path.relative_to(posts).as_posix() for path in posts.rglob("*.*")} == set(files)
     assert (posts / name).read_bytes() in [
         content if isinstance(content, bytes) else content.encode() for content in files.values()
@@ -437,12 +435,10 @@ def test_what_looks_generated_is_read_when_it_is_named(tmp_path, capsys, file, f
     assert ("left alone: 'public'" in capsys.readouterr().err) == bool(code)
 
 
-@pytest.mark.parametrize(
-    "address", ["https://a.b/c", "github.com/a/b", "git@github.com:a/b.git", "www.a.is", "a.github.io", "a.dev/b"]
-)
+@pytest.mark.parametrize("address", ["https://a.b/c", "git@github.com:a/b.git", "a.dev/b", ""])
 def test_an_address_is_answered_by_one_sentence(tmp_path, capsys, address):
     assert run(address, output=tmp_path / "o.txt") == (2, None)
-    assert "is an address" in capsys.readouterr().err
+    assert re.fullmatch(f"error: there is no '{address}' here; .* download first .*\n", capsys.readouterr().err)
 
 
 def test_exit_codes(tmp_path, capsys):
