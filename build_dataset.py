@@ -248,7 +248,7 @@ HANGING = r"^ {0,3}(?:\[\^([^\]\s]++)\]:|:(?=[ \t]))[ \t]*+"  # starts a footnot
 HAS_LETTER = r"[^\[\]\n]*?(?:[^\W\d_]|\d-\d)"
 # The ends of comments and of display maths
 ENDS = {"<!--": "-->", "{::comment}": r"\{:/(?:comment)?\}", "{/*": r"\*/\}", "{#": r"#\}", "<%": "%>", "<?": r"\?>"}
-ENDS |= {r"\\[": r"\\\\\]", r"\[": r"\\\]"}
+ENDS |= {r"\\[": r"\\\\\]", r"\[": r"\\\]", "%%": r"%%(?![\w%])"}
 
 
 def block(code: str) -> str:
@@ -284,19 +284,15 @@ class Simplifier:
         self.result = rewrite(text, re.compile(opener, re.M | re.I), replace)
 
     def comment(self, opener: re.Match) -> tuple[str, int]:
-        """Goes with its content, when it is closed."""
-        name = opener[0].lower().strip()
-        end = self.finder.find(ENDS.get(name) or re.escape(name).replace("begin", "end"), opener.end())
+        """Goes with its content, when it is closed. Within a line, Obsidian's %% ends in the same paragraph."""
+        name, before = opener[0].lower().strip(), self.text[max(0, opener.start() - 2) : opener.start()]
+        is_inline = name == "%%" and before[-1:] not in ("", "\n")
+        find = self.finder.find_in_paragraph if is_inline else self.finder.find
+        end = find(ENDS.get(name) or re.escape(name).replace("begin", "end"), opener.end())
         if not end:
             return "" if name == "<!--" else opener[0], opener.end()
-        around = self.text[max(0, opener.start() - 2) : opener.start()] + self.text[end.end() : end.end() + 2]
-        return "<x-x>" if name == "<!--" and around == "\n" * 4 else "", end.end()  # as a paragraph it ends a list
-
-    def obsidian_comment(self, opener: re.Match) -> tuple[str, int]:
-        """From %% to %%; at the start of a line it may hold several paragraphs."""
-        find = self.finder.find_in_paragraph if opener["line"] is None else self.finder.find
-        end = find(r"%%(?![\w%])", opener.end())
-        return ("", end.end()) if end else (opener[0], opener.end())
+        is_paragraph = name == "<!--" and before + self.text[end.end() : end.end() + 2] == "\n" * 4
+        return "<x-x>" if is_paragraph else "", end.end()  # as a paragraph it ends a list
 
     def fence(self, opener: re.Match) -> tuple[str, int]:
         """Code between two lines of backticks or tildes. Without the second line the first is just text."""
@@ -380,7 +376,7 @@ class Simplifier:
         ("html", r"<!---?>|<!(?:doctype|\[(?:if|endif))[^<>]*+>", ""),
         ("html", r"<!--|<%(?=\*|[_-]?\s*+tp\.)|<\?(?=php|xml|=)", comment),  # of Templater and PHP, too
         ("md", r"\{/\*", comment),
-        ("md", r"(?P<line>^[ \t]*+)?(?<![\w%])%%(?!%)", obsidian_comment),
+        ("md", r"(?:^[ \t]*+)?(?<![\w%])%%(?!%)", comment),
         # Display maths: $$ on lines of their own, or around a paragraph.
         ("md", rf"^[ \t>]*+\$\$(?:[ \t]*+\n[^$]*+(?:\$(?!\$)[^$]*+)*+|{NO_EMPTY_LINE})\$\$[ \t]*+$", ""),
         ("md", INLINE_MATH, r"\g<0>"),
