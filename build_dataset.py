@@ -399,12 +399,11 @@ class Simplifier:
         ("md", rf"^ {{0,3}}{ITEM}[ \t][^\n]*+\n[ \t]*+\{{:[^}}\n]*\btoc\b[^}}\n]*+\}}", ""),  # will be the contents
         # {: .class }, {.class} and {key=value} on a line of their own
         ("md", r"^[ \t>]*+(?:\{(?::(?!:)|[#.]\w|[\w-]++=)[^{}\n]*+\}[ \t]*+)++$", ""),
-        ("md", r"(?<=[*_`)\]>\"'])\{:[^{}\n]*+\}", ""),  # or behind words
-        ("md", rf"^([ \t>]*+(?:{ITEM}[ \t>]++)++)\{{:(?!:)[^{{}}\n]*+\}}", r"\1"),  # or at the start of a list's item
-        ("md", r"\{:[:/][^{}\n]*+\}", ""),  # {::nomarkdown}, {:/}
-        ("md", r"(?<=[ \t])\{[#.][^{}\n]*+\}(?=[ \t]*+$)", ""),  # a heading's {#name}
-        ("md", r"\[([^\[\]\n]++)\]\{[#.][^{}\n]*+\}", r"\1"),
-        ("md", r"(?<=[)\]`*])\{[#.][^{}\n]*+\}|(?<=\))\{\w++=[^{}\n]*+\}", ""),  # pandoc's
+        ("md", rf"^([ \t>]*+(?:{ITEM}[ \t]++)++)\{{:(?!:)[^{{}}\n]*+\}}", r"\1"),  # or at the start of a list's item
+        ("md", r"\[([^\[\]\n]++)\]\{[#.][^{}\n]*+\}", r"\1"),  # pandoc's
+        # or behind words, a link or an image, or at the end of a heading; {::nomarkdown} and {:/}
+        ("md", r"(?<=[*_`)\]>\"'])\{[:#.][^{}\n]*+\}|(?<=\))\{\w++=[^{}\n]*+\}", ""),
+        ("md", r"\{:[:/][^{}\n]*+\}|(?<=[ \t])\{[#.][^{}\n]*+\}(?=[ \t]*+$)", ""),
         ("md", r"^ {0,3}\*\[[^\]\n]++\]:[^\n]*+|^\^[ \t]*+$", ""),  # an abbreviation's definition, a block's end
         ("md", rf"^([ \t>]*+{ITEM}[ \t]++)\[[ x/<>!?*-]\](?=[ \t])", r"\1"),  # a task
         ("md", r"\]\((?:[^()\"\n]|\"[^\"\n]*+\"|\([^()\n]*+\))*+\)", "](#)"),  # [a](b c)
@@ -653,15 +652,18 @@ def find_files(root: Path, drafts: bool) -> tuple[list[Path], int]:
 
     Also returns how many others could be posts. Links to folders are not followed.
     """
-    files, shut, base = [Path()] if root.is_file() else [], [], root.resolve().name.lower()
-    walk = os.walk(root, onerror=lambda error: tell(f"warning: {error}")) if root.is_dir() else ()
-    for folder, subfolders, names in walk:
+    if root.is_file():
+        return [Path()], 0
+    files, shut, base = [], [], root.resolve().name.lower()
+    for folder, subfolders, names in os.walk(root, onerror=lambda error: tell(f"warning: {error}")):
         here = Path(folder).relative_to(root)
         ignored = IGNORED_FOLDERS | (set() if is_in(here / "x", POST_FOLDERS) else TEMPLATE_FOLDERS)
         ignored |= set() if drafts else {"_drafts"}
         shut += [(here / name).as_posix() for name in subfolders if name.lower() in ignored]
         subfolders[:] = [name for name in subfolders if name.lower() not in ignored and not name.startswith(".")]
         files += [here / name for name in names]
+        for name in filter(lambda name: os.path.islink(os.path.join(folder, name)), subfolders):
+            tell(f"left alone: {(here / name).as_posix()!r}, a link to a folder")
     folders = {"_posts", "_drafts"} if any(is_in(path, {"_posts"}) for path in files) else POST_FOLDERS
     posts = files if base == "content" else [path for path in files if is_in(path, folders)]
     in_posts = bool(posts) or base in POST_FOLDERS
