@@ -69,6 +69,7 @@ def main():
         **{f"ours, - {name}": tuple(c for c in CHANGES if c != name) for name in CHANGES}, "ours": tuple(CHANGES)}
     cfg = replace(nb.fit(nb.Config(len(tokenizer.chars)), "article 10M", len(data[0])), max_iters=options.steps)
     losses = {name: [] for name in rows}
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
     for seed in options.seeds:
         runs = [prepare(nb, replace(cfg, seed=seed), data, changes, unclipped) for changes in rows.values()]
         for step in range(options.steps):
@@ -81,11 +82,11 @@ def main():
             torch.cuda.synchronize()
         for name, run in zip(rows, runs):
             losses[name].append([nb.evaluate(net, data[1]) for net in (run.model, run.averaged)])
-    print(markdown(["", "what it is (what it replaces)", "last weights", "averaged weights"], [
-        [name, CHANGES.get(name.removeprefix("+ "), ""), *(f"{mean(column):.3f}" for column in zip(*pairs))]
-        for name, pairs in losses.items()]))
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    print(f"\n{len(options.seeds)} seed(s), {options.steps:,} steps, {time.perf_counter() - began:.0f} s on {machine}.")
+        print(markdown(["", "what it is (what it replaces)", "last weights", "averaged weights"], [
+            [name, CHANGES.get(name.removeprefix("+ "), ""), *(f"{mean(column):.3f}" for column in zip(*pairs))]
+            for name, pairs in losses.items()]))
+        took = time.perf_counter() - began
+        print(f"\nSeeds up to {seed}, {options.steps:,} steps, {took:.0f} s on {machine}.\n", flush=True)
 
 
 if __name__ == "__main__":
