@@ -50,6 +50,7 @@ def prepare(options):
     """The options with the notebook, and the text that the row is about."""
     nb = notebook((ROOT / "bdunaganGPT.ipynb").read_text(encoding="utf-8"))
     path = options.shakespeare if "shakespeare" in options.row else options.text
+    path = next((more for more in options.more if f", {Path(more).stem}" in options.row), path)
     text = Path(path).read_text(encoding="utf-8-sig")
     tokenizer, cut = nb.CharTokenizer(text), int(0.9 * len(text))
     train_ids, val_ids = (torch.tensor(tokenizer.encode(part), device=nb.device) for part in (text[:cut], text[cut:]))
@@ -104,10 +105,11 @@ def result(c, cfg, model, figures, **more):
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     peak = next((p for name, p in c.nb.PEAK.items() if name in gpu.replace("-", " ").split()), math.nan)
     steps, read, work = figures["curve"][-1][0], cfg.batch_size * cfg.block_size, c.nb.operations_per_step(cfg)
+    once = round(cfg.read_once * steps) if cfg.agreement else 0  # these steps cost half
     machine = f"{gpu or f'{os.cpu_count()} CPU cores'}, PyTorch {torch.__version__}"
     return dict(machine=machine, length=len(c.characters), parameters=sum(p.numel() for p in model.parameters()),
-                steps=steps, passes=steps * read / len(c.train_ids), pace=1e3 * read / figures["ms"], tflop=work / 1e12,
-                share=1e3 * work / figures["ms"] / peak, **figures, **more)
+                steps=steps, passes=steps * read / len(c.train_ids), pace=1e3 * read / figures["ms"],
+                tflop=work / 1e12, once=once, share=1e3 * work / figures["ms"] / peak, **figures, **more)
 
 
 def ours(c, configuration="automatic", t4=False):
@@ -141,7 +143,7 @@ def first_edition(c, configuration="automatic"):
     old.evaluate = timed(old.evaluate, seen)
     figures = watched(lambda: old.train(run), seen, lambda: [p["step"] for p in run.history])
     writes = writing_speed(c, lambda n: list(old.generate(run.averaged, c.tokenizer, length=n, stop=None)))
-    same = replace(c.nb.fit(c.nb.Config(c.V), configuration, len(c.train_ids)), gate=False, mix=False,
+    same = replace(c.nb.fit(c.nb.Config(c.V), configuration, len(c.train_ids)), gate=False, mix=False, read_once=0.0,
                    agreement=train_cfg.agreement, batch_size=train_cfg.batch_size, block_size=cfg.block_size)
     return result(c, same, run.model, figures, loss=run.history[-1]["val"], writes=writes)
 
@@ -231,10 +233,11 @@ def nanogpt(c, steps=5000, dropout=0.2):
     cfg = c.nb.Config(c.V, **sizes, batch_size=done["batch_size"], gate=False, mix=False, agreement=0.0)
     with done["ctx"]:  # its number format
         last = c.nb.evaluate(Peer(net, cfg), c.val_ids)
-        net.load_state_dict({name.removeprefix("_orig_mod."): w for name, w in kept["model"].items()})
+    net.load_state_dict({name.removeprefix("_orig_mod."): w for name, w in kept["model"].items()})
+    with done["ctx"]:  # again, for it remembers the weights that it has cast
         loss = c.nb.evaluate(Peer(net, cfg), c.val_ids)
         start = torch.zeros((1, 1), dtype=torch.long, device=c.nb.device)
-        writes = writing_speed(c, lambda n: net.eval().generate(start, n).tolist())
+        writes = writing_speed(c, lambda n: net.eval().generate(start, n).tolist(), 500)
     note = f"the loss is that of its checkpoint, of step {kept['iter_num']:,}; its last weights reach {last:.3f}"
     figures = dict(seconds=curve[-1][2], memory=memory, ms=ms, curve=curve)
     return result(c, cfg, net, figures, loss=loss, writes=writes, note=note)
@@ -279,7 +282,8 @@ def markdown(header, rows):
 
 def reached(results, target):
     """Mean seconds, and TFLOP, to the first evaluation at or below `target`."""
-    there = [next((t, step * r["tflop"]) for step, loss, t in r["curve"] if loss <= target)
+    there = [next((t, (step - min(step, r.get("once", 0)) / 2) * r["tflop"])
+                  for step, loss, t in r["curve"] if loss <= target)
              for r in results if min(loss for _, loss, _ in r["curve"]) <= target]
     seconds, tflop = (mean(numbers) for numbers in zip(*there)) if there else (math.nan, math.nan)
     of = f", {len(there)} of {len(results)}" * (len(there) < len(results))
@@ -288,7 +292,7 @@ def reached(results, target):
 
 def report(results, failures, options):
     """Everything that is printed in the end; results: {row: [measurements of each seed]}."""
-    rows = {row: results[row] for row in ROWS if row in results}
+    rows = {row: results[row] for row in [*ROWS, *results] if row in results}
     machines, lengths = ({r[key] for measured in rows.values() for r in measured} for key in ("machine", "length"))
     parts = [f"{' and '.join(machines)}; texts of {' and '.join(f'{n:,}' for n in sorted(lengths))} characters."]
     if options.scale != 1:
@@ -333,7 +337,11 @@ def main():
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of all steps, to try the program out")
     parser.add_argument("--json", metavar="FILE", help="keep the raw measurements here, written after every row")
     parser.add_argument("--join", nargs="+", metavar="FILE", help="measure nothing: print what these --json files hold")
+    parser.add_argument("--more", nargs="+", metavar="FILE", default=[],
+                        help="ours and the first edition on these texts, too")
     options, results, failures = parser.parse_args(), {}, []
+    for stem in (Path(name).stem for name in options.more):
+        ROWS.update({f"ours, {stem}": ours, f"first edition, {stem}": first_edition})
     for held in (json.loads(Path(name).read_text()) for name in options.join or ()):
         failures += held["failures"]
         for row, measured in held["rows"].items():
@@ -343,6 +351,7 @@ def main():
     for name in ("text", "shakespeare", "original", "nanogpt", "before"):  # rows run in other folders
         path = getattr(options, name)
         setattr(options, name, str(Path(path).resolve()) if path and Path(path).exists() else path)
+    options.more = [str(Path(name).resolve()) for name in options.more]
     asked = options.only or ([""] if torch.cuda.is_available() else ["ours, default", "first edition, default"])
     rows = [row for row in ROWS if row.startswith(tuple(asked))
             and all(getattr(options, need) for word, need in NEEDS.items() if word in row)]
@@ -350,7 +359,7 @@ def main():
         parser.error(f"no such row, or it needs one of {', '.join(f'--{need}' for need in NEEDS.values())}.")
     longest_first = sorted(reversed(rows), key=lambda row: "original" not in row)
     jobs = [(row, seed) for row in longest_first
-            for seed in (options.seeds[:1] if "nanoGPT" in row or "shakespeare" in row else options.seeds)]
+            for seed in (options.seeds if list(ROWS).index(row) < 6 else options.seeds[:1])]  # else one
     free = queue.Queue()
     for gpu in range(options.gpus):
         free.put(gpu)
@@ -370,6 +379,7 @@ def main():
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         job = SimpleNamespace(**json.loads(sys.argv[2]))
-        Path("result.json").write_text(json.dumps(ROWS[job.row](prepare(job))))
+        train = ROWS.get(job.row, ours if job.row.startswith("ours") else first_edition)
+        Path("result.json").write_text(json.dumps(train(prepare(job))))
     else:
         main()

@@ -78,7 +78,7 @@ def test_compare_trains_each_variant_as_train_would(lesson, capsys):
 @pytest.mark.parametrize("agreement", [0.0, 1.0])
 @pytest.mark.parametrize("attention", ["manual", "none"])
 def test_operations_of_a_step_are_those_that_pytorch_counts(lesson, agreement, attention):
-    cfg = lesson.Config(30, 32, 2, 2, 64, attention, batch_size=2, agreement=agreement, dropout=0.0)
+    cfg = lesson.Config(30, 32, 2, 2, 64, attention, batch_size=2, agreement=agreement, dropout=0.0, read_once=0.0)
     ids = torch.randint(30, (200,))
     run = lesson.Run(lesson.build(cfg), cfg, ids, ids)
     with FlopCounterMode(display=False) as counter:

@@ -137,7 +137,7 @@ def test_no_file_is_opened_without_an_encoding(path):
 
 
 def test_exercise_answers_hold(lesson):
-    answers = [code for text in PROSE.values() for part in re.findall(r"<details>.*?</details>", text, re.S)
+    answers = [code for text in PROSE.values() for part in re.findall(r"<summary>Answer.*?</details>", text, re.S)
                for code in re.findall(r"```python\n(.*?)```", part, re.S)]
     assert len(answers) >= 10
     lesson.update(tokenizer=lesson.CharTokenizer(BLOG))

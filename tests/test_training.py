@@ -130,14 +130,21 @@ def test_a_run_learns_and_averages_its_weights_by_the_formula(lesson, monkeypatc
 
     monkeypatch.setitem(lesson, "train_step", train_step)
     lesson.train(run)
-    shares = torch.tensor([5 / (t + 5) for t in range(60)], dtype=torch.float64)
+    shares = torch.tensor([10 / (t + 10) for t in range(60)], dtype=torch.float64)
     weights = shares * torch.cat(((1 - shares).flip(0).cumprod(0).flip(0)[1:], torch.ones(1)))
     expected = (weights[:, None] * torch.stack(seen)).sum(0).float()
     assert torch.allclose(torch.cat([p.flatten() for p in run.averaged.parameters()]), expected, atol=1e-4)
-    assert weights[-12:].sum().item() == pytest.approx(2 / 3, abs=0.05), "the last fifth"
+    assert weights[-12:].sum().item() == pytest.approx(0.86, abs=0.02), "the last fifth"
     assert rates == pytest.approx([1e-2 * min(1, (t + 1) / 5) for t in range(60)])
     assert [p["step"] for p in run.history] == [0, 1, 2, 4, 8, 16, 25, 32, 50, 60] and len(seen) == 60
     assert run.history[-1]["val"] < run.history[0]["val"] - 0.5 and run.losses.min() > 0
+
+
+def test_windows_are_read_twice_after_the_first_quarter(lesson, monkeypatch):
+    run, steps, plain = new_run(lesson, agreement=1.0), [], lesson.read_twice
+    monkeypatch.setitem(lesson, "read_twice", lambda *args: (steps.append(run.step), plain(*args))[1])
+    lesson.train(run)
+    assert steps == list(range(15, 60))
 
 
 def test_the_rate_may_fall_and_the_average_may_be_the_last_weights(lesson):
@@ -261,7 +268,7 @@ def test_a_loss_that_is_no_number_brings_the_best_weights_back(lesson, tmp_path,
         lesson.train(run, *all_watchers(lesson, run, tmp_path))
     assert "\n" not in str(stop.value) and run.stopped
     values = [p["val"] for p in run.history]
-    assert lesson.evaluate(run.averaged, run.val_ids) == pytest.approx(min(values), abs=1e-4)
+    assert lesson.evaluate(run.averaged, run.val_ids) == pytest.approx(min(values), abs=1e-3)
     assert values[0] > min(values) + 0.3
     assert all(p.isfinite().all() for p in (*run.model.parameters(), *run.averaged.parameters()))
     signal.signal(signal.SIGINT, signal.default_int_handler)
