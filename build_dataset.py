@@ -399,7 +399,7 @@ class Simplifier:
         ("md", rf"^ {{0,3}}{ITEM}[ \t][^\n]*+\n[ \t]*+\{{:[^}}\n]*\btoc\b[^}}\n]*+\}}", ""),  # will be the contents
         # {: .class }, {.class} and {key=value} on a line of their own
         ("md", r"^[ \t>]*+(?:\{(?::(?!:)|[#.]\w|[\w-]++=)[^{}\n]*+\}[ \t]*+)++$", ""),
-        ("md", rf"^([ \t>]*+(?:{ITEM}[ \t]++)++)\{{:(?!:)[^{{}}\n]*+\}}", r"\1"),  # or at the start of a list's item
+        ("md", rf"^([ \t>]*+(?:{ITEM}[ \t>]++)++)\{{:(?!:)[^{{}}\n]*+\}}", r"\1"),  # or at the start of a list's item
         ("md", r"\[([^\[\]\n]++)\]\{[#.][^{}\n]*+\}", r"\1"),  # pandoc's
         # or behind words, a link or an image, or at the end of a heading; {::nomarkdown} and {:/}
         ("md", r"(?<=[*_`)\]>\"'])\{[:#.][^{}\n]*+\}|(?<=\))\{\w++=[^{}\n]*+\}", ""),

@@ -1,4 +1,4 @@
-"""The grid behind the notebook's `rules`: dropout, passes through the text, gate and mix, window, on four texts.
+"""The grid behind the notebook's `rules` and recipe: dropout, passes, gate and mix, window, reading, on four texts.
 
 Trained and judged on slices of training text only: the last tenth of a text, which judges the notebook, is never read.
 """
@@ -14,9 +14,12 @@ from compare import ROOT, markdown, notebook
 
 OFF, WIDE = dict(gate=False, mix=False), dict(block_size=1024, batch_size=8)
 CLEAN = dict(dropout=0.25, passes=50, corruption=0.0)
+READING = tuple(dict(dropout=0.25, passes=50) | change for change in (
+    dict(read_once=0.0, averaging=5.0), dict(averaging=5.0), dict(read_once=0.4, averaging=5.0),
+    dict(n_layer=8, n_embd=320, n_head=5), dict(batch_size=32), dict(agreement=3.0), dict(learning_rate=1.5e-3)))
 GRID = {  # text: tenths at which its training slice begins, its judging slice begins and ends; what is tried
-    "article": ((0, 8, 9), (0.2, 0.25, 0.3), (38, 50), (1, 2), (dict(dropout=0.25, passes=50) | WIDE, CLEAN)),
-    "blog": ((0, 8, 9), (0.2, 0.25), (38, 50), (1, 2), (CLEAN,)),
+    "article": ((0, 8, 9), (0.2, 0.25, 0.3), (38, 50), (1, 2), (dict(dropout=0.25, passes=50) | WIDE, CLEAN, *READING)),
+    "blog": ((0, 8, 9), (0.2, 0.25), (38, 50), (1, 2), (CLEAN, *READING)),
     "blog, a tenth": ((3, 4, 5), (0.2, 0.25, 0.3, 0.35), (50, 70), (1, 2), ()),
     "shakespeare": ((0, 8, 9), (0.15, 0.2, 0.25), (35, 46), (1,), ()),
 }
@@ -50,7 +53,8 @@ def table(found):
     def key(r):
         window, windows = r["set"].get("block_size", 512), r["set"].get("batch_size", 16)
         small = f"{'gate' * r['set'].get('gate', True)} {'mix' * r['set'].get('mix', True)}".strip()
-        small += ", no corruption" * ("corruption" in r["set"])
+        named = ("gate", "mix", "block_size", "batch_size", "dropout", "passes", "seed")
+        small += "".join(f", {name} {value:g}" for name, value in r["set"].items() if name not in named)
         return r["text"], r["N"], window, small, round(r["iters"] * window * windows / r["N"]), r["set"]["dropout"]
 
     for (text, length, window, small, *rest), group in itertools.groupby(sorted(found, key=key), key):

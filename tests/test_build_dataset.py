@@ -91,7 +91,7 @@ HTML table ‖ <table><tr><th>a</th><th>b</th></tr><tr><td>c</td><td><ul><li>d</
 HTML list ‖ <ol start='3'><li>a</li><li><p>b</p></li></ol><ul>↵<li>c↵</ul> ‖ 3. a↵4. b↵- c
 entities ‖ &lt;b&gt; &amp;amp; &eacute; &#65; a&nbsp; b ‖ <b> &amp; é A a b
 kramdown ‖ {: .a}↵# H {#id}↵↵*e*{: .f} g {:a => 1}↵↵* TOC↵{:toc}↵↵1. {:.h} i↵2. j↵↵*[k]: l ‖ H↵↵e g {:a => 1}↵↵1. i↵2. j
-attributes on lines ‖ a↵{.b #c}↵↵> d↵{e="f"}↵↵# g↵{: .h}{: .i} ‖ a↵↵d↵↵g
+attributes on lines ‖ a↵{.b #c}↵↵> d↵{e="f"}↵↵# g↵{: .h}{: .i}↵↵- > {: .j}↵  > k ‖ a↵↵d↵↵g↵↵- k
 kramdown's comments ‖ - {::comment}↵  a↵  {:/comment}↵- b {::nomarkdown}c{:/} ‖ - b c
 pandoc ‖ ## A {#b .c}↵↵[d](e){.f} [g]{.h} ![i](j){width=5}k↵↵::: note↵l↵:::↵↵m ‖ A↵↵d g k↵↵l↵↵m
 a footnote in the text ‖ a.^[It is *b*.] c^[d] ‖ a. (It is b.) c^[d]
