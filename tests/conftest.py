@@ -31,7 +31,9 @@ TINY = dict(configuration="as written", text_source="text.txt", n_layer=2, n_hea
             experiments="off")
 SMALLER = {  # added to cells, for experiments in seconds; these two run on a GPU only, but need none
     "pair-train": "\nwhole_train_plainly = train_plainly\ndef train_plainly(model, steps, *args, **options):\n"
-                  "    return whole_train_plainly(model, steps if steps == 500 else 10, *args, **options)",
+                  "    return whole_train_plainly(model, steps if steps == 500 else 3, *args, **options)\n"
+                  "whole_write_plainly = write_plainly\ndef write_plainly(model, length=200, *args, **options):\n"
+                  "    return whole_write_plainly(model, min(length, 30), *args, **options)",
     "count-show": "\nfor c in CONFIGURATIONS.values():\n"
             "    c.update(n_layer=2, n_head=2, n_embd=8, block_size=32, batch_size=2, max_iters=20)",
     "compare": "\nwhole_size = compare\ndef compare(variants, title, *args, **options):\n"
@@ -47,7 +49,8 @@ SMALLER = {  # added to cells, for experiments in seconds; these two run on a GP
 def smaller(cell):
     """The cell's code, for a run in seconds."""
     fewer = CODE[cell].replace("rounds, longest = 700,", "rounds, longest = 5,")
-    fewer = fewer.replace("[:500_000], 2048)", "[:5000], 200)")
+    fewer = fewer.replace("[:500_000], 2048)", "[:5000], 200)").replace(", 300, temperature,", ", 50, temperature,")
+    fewer = fewer.replace(", 1500, temperature,", ", 100, temperature,").replace("[:50], 50,", "[:50], 5,")
     fewer = fewer.replace('256, 4, 4, 128), "automatic",', '16, 1, 2, 8, batch_size=4, max_iters=20), "as written",')
     return fewer + SMALLER.get(cell, "")
 

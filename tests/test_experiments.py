@@ -59,9 +59,10 @@ def test_effort_follows_the_form_and_the_machine(lesson):
 
 
 def test_compare_trains_each_variant_as_train_would(lesson, capsys):
-    ids = torch.tensor(lesson.CharTokenizer(BLOG[:3000]).encode(BLOG[:3000]))
+    tokenizer = lesson.CharTokenizer(BLOG[:3000])
+    ids = torch.tensor(tokenizer.encode(BLOG[:3000]))
     base = lesson.Config(len(set(BLOG[:3000])), 16, 1, 2, 16, batch_size=4, max_iters=25, learning_rate=1e-2)
-    lesson.update(train_ids=ids[:2700], val_ids=ids[2700:], part_of_steps=1.0, machine="this")
+    lesson.update(train_ids=ids[:2700], val_ids=ids[2700:], tokenizer=tokenizer, part_of_steps=1.0, machine="this")
     variants = {"one": base, "two": lesson.replace(base, residual="bug", max_iters=40)}
     found = lesson.compare(variants, "both", (1, 2), {"one": 1.5}, together=1)
     for name, cfg in variants.items():
@@ -71,8 +72,17 @@ def test_compare_trains_each_variant_as_train_would(lesson, capsys):
             lesson.train(run)
             assert loss == pytest.approx(run.history[-1]["val"], abs=1e-6)
     said = capsys.readouterr().out
-    assert re.search(r"one +\d\.\d{3} +\d\.\d{3} +1\.5\n", said) and re.search(r"two +\d", said)
-    assert lesson.gaps({"a": [1.0, 1.2], "b": [1.1, 1.3], "c": [1.5, 1.6]}) == "c +0.450, b +0.100 (not clear)"
+    assert re.search(r"one +\d\.\d{3} +\d\.\d{3} +\+0\.000 +\d+\.\d +1\.5  \S", said) and re.search(r"two +\d", said)
+
+
+@pytest.mark.parametrize(("other", "mark"), [([1.1, 1.3], "\\?"), ([1.5, 1.6], " "), ([0.8, 0.9], " ")])
+def test_what_the_seeds_cannot_tell_apart_is_marked(lesson, monkeypatch, capsys, other, mark):
+    cfg = lesson.Config(20, 8, 1, 1, 8)
+    monkeypatch.setitem(lesson, "train_together", lambda *_: ([1.0, 1.2, *other], [lesson.build(cfg)] * 4))
+    monkeypatch.setitem(lesson, "write_plainly", lambda *_: "so it writes")
+    lesson.update(train_ids=None, val_ids=None, part_of_steps=1.0, machine="this")
+    lesson.compare({"a": cfg, "b": cfg}, "two", (1, 2))
+    assert re.search(rf"^b .*[+-]0\.\d{{3}}{mark} .*so it writes$", capsys.readouterr().out, re.M)
 
 
 @pytest.mark.parametrize("agreement", [0.0, 1.0])

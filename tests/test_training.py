@@ -210,7 +210,7 @@ def test_a_killed_run_loses_no_more_than_the_time_since_it_was_saved(lesson, tmp
         assert run.step >= max(saved, *steps)
         saved = run.step
         lesson.load(tmp_path)
-    assert 10 < saved < long["max_iters"]
+    assert 1 < saved < long["max_iters"]
     run = new_run(lesson, **long)
     lesson.train(run, *all_watchers(lesson, run, tmp_path))
     assert same(end, state(run))
