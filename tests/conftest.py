@@ -43,13 +43,14 @@ SMALLER = {  # added to cells, for experiments in seconds; these two run on a GP
     "effort": "\npart_of_steps = min(part_of_steps, 0.01)",
     "pieces": "\nwhole_train_together = train_together\ndef train_together(jobs, texts, look=None):\n"
               "    return whole_train_together([replace(c, n_embd=8, n_head=2, block_size=8, batch_size=2, max_iters=2)"
-              "\n        for c in jobs], texts, 1)"}
+              "\n        if c.n_layer < 24 else c for c in jobs], texts, look and 1)"}
 
 
 def smaller(cell):
     """The cell's code, for a run in seconds."""
     fewer = CODE[cell].replace("rounds, longest = 700,", "rounds, longest = 5,")
     fewer = fewer.replace("[:500_000], 2048)", "[:5000], 200)").replace(", 300, temperature,", ", 50, temperature,")
+    fewer = fewer.replace('"off" else 100', '"off" else 2')
     fewer = fewer.replace(", 1500, temperature,", ", 100, temperature,").replace("[:50], 50,", "[:50], 5,")
     fewer = fewer.replace('256, 4, 4, 128), "automatic",', '16, 1, 2, 8, batch_size=4, max_iters=20), "as written",')
     return fewer + SMALLER.get(cell, "")

@@ -33,7 +33,7 @@ def test_every_format_learns_and_the_recording_changes_nothing(gpu, monkeypatch,
     gpu.train(recorded, lambda run: replays.append(run.replay is not None))
     torch.manual_seed(1)
     plain.stream = None  # so nothing is recorded
-    with gpu.on_stream(plain):
+    with torch.cuda.stream(plain.stream):
         while plain.step < 60:
             gpu.advance(plain)
     frequencies = gpu.kneser_ney(gpu.train_ids.cpu().numpy(), gpu.val_ids.cpu().numpy(), plain.cfg.vocab_size, 1)[0]

@@ -116,7 +116,7 @@ def test_the_plain_loop_learns(lesson):
     assert losses[0] == pytest.approx(torch.tensor(run.cfg.vocab_size).log().item()) and abs(losses[-1] - counted) < 0.3
     losses = lesson.train_plainly(run.model, 60, 1e-2, 16, 16)
     assert losses[-1] < losses[0] - 0.8
-    assert len(lesson.write_plainly(run.model, 30, 16)) == 30
+    assert len(lesson.write_plainly(run.model, 30, 16)) == 31
 
 
 def test_a_run_learns_and_averages_its_weights_by_the_formula(lesson, monkeypatch):
