@@ -99,10 +99,11 @@ def squeeze(text: str) -> str:
 
 # -------------------------------------------------------------- front matter
 
-# Between lines of `---` (YAML) or `+++` (TOML), or, as Pelican and the old Hexo have it, `title: ...` without a line
-# before. Longer headers than this do not exist, and PyYAML is slow.
+# Between lines of `---` (YAML, or as Eleventy's `---json` says) or `+++` (TOML), or, as Pelican and the old Hexo have
+# it, `title: ...` without a line before. Longer headers than this do not exist, and PyYAML is slow.
 FRONT_MATTER = re.compile(
-    r"\s*+(?:(?P<mark>---|\+\+\+)[ \t]*\n(?P<fields>.{0,100000}?)^(?:(?P=mark)|\.\.\.)[ \t]*$\n?"
+    r"\s*+(?:(?P<mark>---|\+\+\+)(?P<kind>json|toml|yaml)?[ \t]*\n"
+    r"(?P<fields>.{0,100000}?)^(?:(?P=mark)|\.\.\.)[ \t]*$\n?"
     r"|(?P<bare>(?i:title|layout):[^\n]*+\n(?:(?:\w++:| *+- )[^\n]*+\n)++)(?:---[ \t]*)?\n)",
     re.MULTILINE | re.DOTALL,
 )
@@ -122,8 +123,10 @@ def split_front_matter(text: str) -> tuple[dict[str, str], str]:
         if not match:
             header, end = json.JSONDecoder().raw_decode(rest)
             header, rest = header if re.match(r" *(?:\n|$)", rest[end:]) else None, rest[end:]
-        elif match["mark"] == "+++":
+        elif match["mark"] == "+++" or match["kind"] == "toml":
             header = tomllib.loads(fields)
+        elif match["kind"] == "json":
+            header = json.loads(fields)
         else:  # BaseLoader is the safe loader that leaves scalars as they were typed: `2.10` stays "2.10"
             header = yaml.load(fields, yaml.BaseLoader) or {}
     except (yaml.YAMLError, ValueError, RecursionError):  # Jekyll publishes such posts, too

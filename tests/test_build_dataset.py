@@ -37,6 +37,7 @@ unclosed header is text ‖ ---↵title: T↵↵Body. ‖ title: T↵↵Body.
 list as title ‖ ---↵title: [a, b]↵---↵x ‖ x
 markup in a title ‖ ---↵title: '*A* `b` &amp; <i>c</i> {{ d }}'↵---↵x ‖ A b & c↵↵x
 TOML ‖ +++↵title = "T"↵date = 2020-01-01↵+++↵Body. ‖ T↵↵Body.
+JSON between lines ‖ ---json↵{"title": "T", "tags": ["a"]}↵---↵Body. ‖ T↵↵Body.
 invalid TOML, good lines ‖ +++↵title = "T"↵date = 2020-1-1↵+++↵x ‖ T↵↵x
 JSON ‖ {↵  "title": "T } 1",↵  "tags": ["a"]↵}↵↵x ‖ T } 1↵↵x
 old Hexo ‖ title: A↵tags:↵- b↵---↵x ‖ A↵↵x
@@ -328,6 +329,7 @@ a README among posts || posts/a/README.md=a || a
 one dated name || _posts/2020-01-01-z.md=z ¦ _posts/a.md=a ¦ _posts/b.md=b || a¦b¦z
 one undated name || _posts/2020-01-01-z.md=z ¦ _posts/about.md=a || z
 drafts || posts/a.md=a ¦ posts/b.md=---↵draft: true↵---↵b ¦ posts/c.md=+++↵draft = true↵+++↵c || a
+a draft in JSON || posts/a.md=a ¦ posts/d.md=---json↵{"draft": true}↵---↵d || a
 drafts wanted | --drafts | _posts/2020-01-01-a.md=---↵draft: true↵---↵a ¦ _drafts/c.md=c || a¦c
 unpublished || posts/a.md=---↵published: false↵---↵a ¦ posts/b.md=b || b
 unpublished wanted | --unpublished | posts/a.md=---↵published: false↵---↵a ¦ posts/b.md=b || a¦b
