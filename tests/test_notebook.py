@@ -47,7 +47,7 @@ def test_code_keeps_its_budget():
     after = {cell: lines for cell, lines in LINES.items() if SECTION[cell] == 14}
     assert len(after) <= 12 and sum(after.values()) <= 200
     assert len(LINES) - len(after) <= 79 and sum(LINES.values()) - sum(after.values()) <= 1493
-    assert statistics.median(LINES.values()) <= 13
+    assert statistics.median(LINES.values()) <= 14
     assert {cell for cell, lines in LINES.items() if lines > 45} <= {"board", "checkpoints", "fetch", "reader"}
 
 
