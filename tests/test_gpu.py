@@ -63,7 +63,7 @@ def test_recorded_writing_equals_plain_writing(gpu, monkeypatch):
     texts = ["".join(gpu.generate(run.averaged, gpu.tokenizer, "The ", 50, temperature=0.0, stop=None))]
     fast = gpu.reader(run.averaged, gpu.tokenizer)
     monkeypatch.setitem(gpu, "reader", lambda model, tokenizer: lambda text: model(torch.tensor(
-        [tokenizer.encode(text[-64:])], device=gpu.device))[0][0, -1])
+        [tokenizer.encode(text[-64:])], device=gpu.device))[0][0, -1].cpu())
     texts.append("".join(gpu.generate(run.averaged, gpu.tokenizer, "The ", 50, temperature=0.0, stop=None)))
     assert texts[0][:20] == texts[1][:20]
     plain = gpu.reader(run.averaged, gpu.tokenizer)
