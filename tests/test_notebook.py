@@ -32,7 +32,7 @@ def paragraphs():
     for text in PROSE.values():
         text = re.sub(r"```.*?```|^### Glossary.*|^#.*?$|^\|.*?$|</?\w.*?>", "", text,
             flags=re.S | re.M if "Glossary" not in text else re.M)
-        yield from (part for part in re.split(r"\n\s*\n|\n(?=- )", text.split("**ablation**")[0]) if part.strip())
+        yield from (part for part in re.split(r"\n\s*\n|\n(?=- )", text.split("**backpropagation**")[0]) if part.strip())
 
 
 def test_core_fits_in_300_lines_and_runs_alone(tmp_path):
