@@ -28,11 +28,10 @@ ci = pytest.mark.skipif(not os.environ.get("CI"), reason="whoever runs the noteb
 
 
 def paragraphs():
-    """Prose without tables, glossary, code, headings and HTML; an entry of a list is a paragraph."""
+    """Prose without tables, code, headings and HTML; an entry of a list is a paragraph."""
     for text in PROSE.values():
-        text = re.sub(r"```.*?```|^### Glossary.*|^#.*?$|^\|.*?$|</?\w.*?>", "", text,
-            flags=re.S | re.M if "Glossary" not in text else re.M)
-        yield from (part for part in re.split(r"\n\s*\n|\n(?=- )", text.split("**backpropagation**")[0]) if part.strip())
+        text = re.sub(r"```.*?```|^#.*?$|^\|.*?$|</?\w.*?>", "", text, flags=re.S | re.M)
+        yield from (part for part in re.split(r"\n\s*\n|\n(?=- )", text) if part.strip())
 
 
 def test_core_fits_in_300_lines_and_runs_alone(tmp_path):

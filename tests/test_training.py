@@ -344,6 +344,18 @@ def test_damaged_and_foreign_checkpoints_get_a_sentence_and_run_no_code(lesson, 
     assert raw == []
 
 
+def test_no_finished_and_no_damaged_file_is_written_over(lesson, stopped, tmp_path):
+    path, state = stopped
+    watchers = all_watchers(lesson, None, tmp_path)
+    for _ in range(2):  # the same watchers: the cell is run again
+        lesson.train(new_run(lesson, max_iters=10), *watchers)
+    kept = [torch.load(path.with_suffix(f".{step}.pt"), weights_only=True)["step"] for step in (20, 10)]
+    assert kept == [20, 10] and torch.load(path, weights_only=True)["step"] == 10
+    path.write_bytes(b"damaged")
+    lesson.train(new_run(lesson, max_iters=10), *all_watchers(lesson, None, tmp_path))
+    assert path.with_suffix(".damaged").read_bytes() == b"damaged" and lesson.load(tmp_path)
+
+
 def test_different_runs_share_a_folder_and_load_finds_the_newest(lesson, tmp_path, capsys):
     with pytest.raises(lesson.Stop, match="no checkpoint"):
         lesson.load(tmp_path)
