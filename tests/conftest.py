@@ -49,7 +49,7 @@ SMALLER = {  # added to cells, for experiments in seconds; these two run on a GP
 def smaller(cell):
     """The cell's code, for a run in seconds."""
     fewer = CODE[cell].replace("rounds, longest = 700,", "rounds, longest = 5,")
-    fewer = fewer.replace("[:500_000], 2048)", "[:5000], 200)").replace(", 300, temperature,", ", 50, temperature,")
+    fewer = fewer.replace("[:500_000], 2048)", "[:5000], 200)").replace('"", 800, temperature', '"", 50, temperature')
     fewer = fewer.replace('"off" else 100', '"off" else 2')
     fewer = fewer.replace(", 1500, temperature,", ", 100, temperature,").replace("[:50], 50,", "[:50], 5,")
     fewer = fewer.replace('256, 4, 4, 128), "automatic",', '16, 1, 2, 8, batch_size=4, max_iters=20), "as written",')

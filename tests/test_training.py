@@ -196,7 +196,7 @@ def test_a_killed_run_loses_no_more_than_the_time_since_it_was_saved(lesson, tmp
         child = fork.Process(target=work, args=(sender,))
         child.start()
         sender.close()
-        steps = [receiver.recv(), receiver.recv()]
+        steps = [receiver.recv() for _ in range(3)]  # where it went on, and two looks later
         time.sleep(0.002 * (7 * kill % 40))
         os.kill(child.pid, signal.SIGKILL)
         child.join()
@@ -210,7 +210,7 @@ def test_a_killed_run_loses_no_more_than_the_time_since_it_was_saved(lesson, tmp
         assert run.step >= max(saved, *steps)
         saved = run.step
         lesson.load(tmp_path)
-    assert 1 < saved < long["max_iters"]
+    assert 10 < saved < long["max_iters"]
     run = new_run(lesson, **long)
     lesson.train(run, *all_watchers(lesson, run, tmp_path))
     assert same(end, state(run))
