@@ -1,8 +1,12 @@
 """Sections 2 to 5: the form, the text, batches, and what counting reaches."""
 import math
 import shutil
+import time
 from collections import Counter
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -62,12 +66,14 @@ def test_form_defaults_are_the_defaults_of_config(lesson):
 
 def test_arguments_of_a_script_set_fields(lesson):
     form = dict(FORM)
-    lesson.read_arguments(form, ["max_iters=500", "prompt=The = ", "dropout=0.5", "-f", "kernel.json", "--file=a"])
-    assert form == FORM | dict(max_iters=500, prompt="The = ", dropout=0.5)
+    named = lesson.read_arguments(form, ["max_iters=500", "prompt=The = ", "dropout=0.5"])
+    assert form == FORM | dict(max_iters=500, prompt="The = ", dropout=0.5) and len(named) == 3
     lesson.read_arguments(form, ["max_iters=many"])
-    for call in (lambda: lesson.check_form(form), lambda: lesson.read_arguments(form, ["steps=5"])):
-        with pytest.raises(lesson.Stop, match="max_iters"):
-            call()
+    with pytest.raises(lesson.Stop, match="max_iters = 'many'"):
+        lesson.check_form(form)
+    for argument in ("steps=5", "--max_iters=500", "max-iters=500", "-x", "500"):
+        with pytest.raises(lesson.Stop, match="such as max_iters=500"):
+            lesson.read_arguments(dict(FORM), [argument])
 
 
 def test_what_was_typed_wins(lesson):
@@ -82,6 +88,8 @@ def test_what_was_typed_wins(lesson):
                 for field, value in typed.items():  # each alone: the others may change, but must fit it
                     fitted = lesson.fit(lesson.Config(107, **{field: value}), name, 10**6)
                     assert getattr(fitted, field) == value and fitted.n_embd % fitted.n_head == 0
+                fitted = lesson.fit(lesson.Config(107), name, 10**6, {"max_iters", "prompt"})
+                assert fitted.max_iters == lesson.Config(107).max_iters, "also one that equals the form's"
     lesson["device"] = torch.device("cpu")
 
 
@@ -137,7 +145,7 @@ def test_what_is_no_text_is_refused(lesson, tmp_path, monkeypatch, data, problem
     assert "text_source" in str(stop.value) and "\n" not in str(stop.value)
     (tmp_path / "latin").write_bytes("é".encode("latin-1"))
     for source in ("nowhere.txt", "", "upload", "https://127.0.0.1:9/x"):
-        with pytest.raises(lesson.Stop, match="text_source"):
+        with pytest.raises(lesson.Stop, match="no such file" if source in ("nowhere.txt", "") else "text_source"):
             lesson.fetch(source)
     with pytest.raises(lesson.Stop, match="UTF-8"):
         lesson.check_form(FORM | dict(text_source="latin"))
@@ -151,6 +159,28 @@ def test_download_is_whole_and_bounded(lesson, tmp_path, monkeypatch):
     for limit in (dict(most=5), dict(seconds=-1)):
         with pytest.raises(OSError, match="more than"):
             lesson.download((tmp_path / "there.txt").as_uri(), **limit)
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                for _ in range(50):
+                    self.wfile.write(b"a")
+                    time.sleep(0.1)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(OSError, match="seconds"):
+            lesson.download(f"http://127.0.0.1:{server.server_port}", seconds=0.3)
+        assert time.monotonic() - began < 3
+        server.shutdown()
+
+
+def test_control_characters_reach_neither_the_network_nor_the_terminal(tmp_path):
+    names, said, _ = play(tmp_path, "a\x1b[31mb\x00\x9bc\td\n" * 300, ("core", "parameters"), max_iters=1)
+    assert set(names.text) == set("a[31mbc\td\n") and "\x1b" not in said
 
 
 @pytest.mark.parametrize("text", ["", "a", "abcdefghij" * 2, "word " * 12])

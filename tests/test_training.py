@@ -316,6 +316,7 @@ def damaged(path, state):
         yield f"flipped at {at}", data[:at] + bytes([data[at] ^ 16]) + data[at + 1:]
     changed = [{name: value for name, value in state.items() if name != missing} for missing in state]
     changed += [state | {"cfg": state["cfg"] | {"n_head": 0}}, state | {"cfg": 5}, state | {"chars": 7},
+                state | {"chars": state["chars"][1:]}, state | {"chars": [1] * len(state["chars"])},
                 state | {"averaged": Code()}, Code(), [1, 2], {}]
     for content in changed:
         torch.save(content, path)
