@@ -47,7 +47,8 @@ def test_code_keeps_its_budget():
     assert len(after) <= 12 and sum(after.values()) <= 200
     assert len(LINES) - len(after) <= 79 and sum(LINES.values()) - sum(after.values()) <= 1520
     assert statistics.median(LINES.values()) <= 14
-    assert {cell for cell, lines in LINES.items() if lines > 45} <= {"board", "checkpoints", "fetch", "reader"}
+    assert {cell for cell, lines in LINES.items() if lines > 45} <= {
+        "board", "check-form", "checkpoints", "fetch", "reader"}
 
 
 def test_prose_says_how_long_it_is():
