@@ -93,6 +93,12 @@ def test_what_was_typed_wins(lesson):
     lesson["device"] = torch.device("cpu")
 
 
+def test_pytorchs_attention_cannot_turn(lesson):
+    assert lesson.fit(lesson.Config(107, attention="pytorch"), "as written", 10**6).position == "learned"
+    with pytest.raises(lesson.Stop, match="position = 'rotary'"):
+        lesson.fit(lesson.Config(107, attention="pytorch"), "as written", 10**6, {"position"})
+
+
 def test_fitted_settings_fit_any_text(lesson):
     for device in ("cpu", "cuda"):
         lesson["device"] = torch.device(device)
@@ -163,24 +169,28 @@ def test_download_is_whole_and_bounded(lesson, tmp_path, monkeypatch):
     class Slow(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
+            self.send_header("Content-Length", "50")
             self.end_headers()
             with suppress(OSError):
-                for _ in range(50):
+                for _ in range(50 if self.path == "/slow" else 1):
                     self.wfile.write(b"a")
                     time.sleep(0.1)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        began = time.monotonic()
-        with pytest.raises(OSError, match="seconds"):
-            lesson.download(f"http://127.0.0.1:{server.server_port}", seconds=0.3)
+        address, began = f"http://127.0.0.1:{server.server_port}", time.monotonic()
+        for path, why in (("/slow", "0.3 seconds"), ("/cut", "was cut")):
+            with pytest.raises(OSError, match=why):
+                lesson.download(address + path, seconds=0.3)
         assert time.monotonic() - began < 3
+        with pytest.raises(lesson.Stop, match="cannot be used"):
+            lesson.fetch(address + "/a b")
         server.shutdown()
 
 
 def test_control_characters_reach_neither_the_network_nor_the_terminal(tmp_path):
     names, said, _ = play(tmp_path, "a\x1b[31mb\x00\x9bc\td\n" * 300, ("core", "parameters"), max_iters=1)
-    assert set(names.text) == set("a[31mbc\td\n") and "\x1b" not in said
+    assert set(names.text) == set("a [31mbc\td\n") and "\x1b" not in said
 
 
 @pytest.mark.parametrize("text", ["", "a", "abcdefghij" * 2, "word " * 12])
