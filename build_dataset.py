@@ -99,10 +99,10 @@ def squeeze(text: str) -> str:
 
 # -------------------------------------------------------------- front matter
 
-# Between lines of `---` (YAML, or as Eleventy's `---json` says) or `+++` (TOML), or, as Pelican and the old Hexo have
+# Between lines of `---` (YAML, or as Eleventy's `---json` and `---js` say) or `+++` (TOML), or, as Pelican and old Hexo have
 # it, `title: ...` without a line before. Longer headers than this do not exist, and PyYAML is slow.
 FRONT_MATTER = re.compile(
-    r"\s*+(?:(?P<mark>---|\+\+\+)(?P<kind>json|toml|yaml)?[ \t]*\n"
+    r"\s*+(?:(?P<mark>---|\+\+\+)(?P<kind>json|toml|yaml|js|javascript)?[ \t]*\n"
     r"(?P<fields>.{0,100000}?)^(?:(?P=mark)|\.\.\.)[ \t]*$\n?"
     r"|(?P<bare>(?i:title|layout):[^\n]*+\n(?:(?:\w++:| *+- )[^\n]*+\n)++)(?:---[ \t]*)?\n)",
     re.MULTILINE | re.DOTALL,
@@ -127,10 +127,10 @@ def split_front_matter(text: str) -> tuple[dict[str, str], str]:
             header = tomllib.loads(fields)
         elif match["kind"] == "json":
             header = json.loads(fields)
-        else:  # BaseLoader is the safe loader that leaves scalars as they were typed: `2.10` stays "2.10"
+        else:  # JavaScript's objects mostly are YAML, too. BaseLoader is the safe one: `2.10` stays "2.10"
             header = yaml.load(fields, yaml.BaseLoader) or {}
     except (yaml.YAMLError, ValueError, RecursionError):  # Jekyll publishes such posts, too
-        if match and not NO_FIELD.search(fields):
+        if match and ((match["kind"] or "").startswith("j") or not NO_FIELD.search(fields)):
             header = {name: value for name, _, value in FIELD.findall(fields)}
     if not isinstance(header, dict) or (header and all(str(name).count(" ") > 2 for name in header)):
         return {}, text

@@ -38,6 +38,8 @@ list as title ‖ ---↵title: [a, b]↵---↵x ‖ x
 markup in a title ‖ ---↵title: '*A* `b` &amp; <i>c</i> {{ d }}'↵---↵x ‖ A b & c↵↵x
 TOML ‖ +++↵title = "T"↵date = 2020-01-01↵+++↵Body. ‖ T↵↵Body.
 JSON between lines ‖ ---json↵{"title": "T", "tags": ["a"]}↵---↵Body. ‖ T↵↵Body.
+JavaScript between lines ‖ ---js↵{ title: "T", tags: ["a"] }↵---↵Body. ‖ T↵↵Body.
+JavaScript with a function ‖ ---javascript↵{ title: "T", date: () => 1 }↵---↵Body. ‖ T↵↵Body.
 invalid TOML, good lines ‖ +++↵title = "T"↵date = 2020-1-1↵+++↵x ‖ T↵↵x
 JSON ‖ {↵  "title": "T } 1",↵  "tags": ["a"]↵}↵↵x ‖ T } 1↵↵x
 old Hexo ‖ title: A↵tags:↵- b↵---↵x ‖ A↵↵x

@@ -142,7 +142,8 @@ def test_a_folder_a_zip_and_an_export_become_a_text(lesson, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(("data", "problem"), [
-    (b"<!DOCTYPE html><p>", "web page"), (b"\n <HTML>", "web page"), ("é".encode("latin-1"), "decode")])
+    (b"<!DOCTYPE html><p>", "web page"), (b"\n <HTML>", "web page"), (b"<?xml?><html>", "web page"),
+    (b"PK\x03\0", "program"), ("é".encode("latin-1"), "decode")])
 def test_what_is_no_text_is_refused(lesson, tmp_path, monkeypatch, data, problem):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "page").write_bytes(data)

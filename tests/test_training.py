@@ -317,6 +317,8 @@ def damaged(path, state):
     changed = [{name: value for name, value in state.items() if name != missing} for missing in state]
     changed += [state | {"cfg": state["cfg"] | {"n_head": 0}}, state | {"cfg": 5}, state | {"chars": 7},
                 state | {"chars": state["chars"][1:]}, state | {"chars": [1] * len(state["chars"])},
+                state | {"chars": state["chars"][:1] * len(state["chars"])}, state | {"history": 5},
+                state | {"averaged": {k: w * float("nan") for k, w in state["averaged"].items()}},
                 state | {"averaged": Code()}, Code(), [1, 2], {}]
     for content in changed:
         torch.save(content, path)
@@ -355,6 +357,8 @@ def test_no_finished_and_no_damaged_file_is_written_over(lesson, stopped, tmp_pa
     path.write_bytes(b"damaged")
     lesson.train(new_run(lesson, max_iters=10), *all_watchers(lesson, None, tmp_path))
     assert path.with_suffix(".damaged").read_bytes() == b"damaged" and lesson.load(tmp_path)
+    path.write_bytes(b"damaged")
+    assert lesson.load(tmp_path), "the one before it"
 
 
 def test_different_runs_share_a_folder_and_load_finds_the_newest(lesson, tmp_path, capsys):
