@@ -99,8 +99,8 @@ def squeeze(text: str) -> str:
 
 # -------------------------------------------------------------- front matter
 
-# Between lines of `---` (YAML, or as Eleventy's `---json` and `---js` say) or `+++` (TOML), or, as Pelican and old Hexo have
-# it, `title: ...` without a line before. Longer headers than this do not exist, and PyYAML is slow.
+# Between lines of `---` (YAML, or as Eleventy's `---json` and `---js` say) or `+++` (TOML), or, as Pelican and the old
+# Hexo have it, `title: ...` without a line before. Longer headers than this do not exist, and PyYAML is slow.
 FRONT_MATTER = re.compile(
     r"\s*+(?:(?P<mark>---|\+\+\+)(?P<kind>json|toml|yaml|js|javascript)?[ \t]*\n"
     r"(?P<fields>.{0,100000}?)^(?:(?P=mark)|\.\.\.)[ \t]*$\n?"
