@@ -42,7 +42,7 @@ def test_every_menu_entry_and_text_runs_from_top_to_bottom(tmp_path, form, text)
 
 
 def test_all_experiments_run_and_every_cell_runs_again_alone(tmp_path):
-    names, said, drawn = play(tmp_path, BLOG[:9000] * 12, again=True, experiments="full", checkpoint_folder="saved",
+    names, said, drawn = play(tmp_path, BLOG[:9000], again=True, experiments="full", checkpoint_folder="saved",
         max_iters=20)
     assert {"sweep", "overfitting", "recipe", "ablation", "rates-picture", "leaky", "scaling"} <= set(drawn)
     assert all(len(losses) == 3 and min(losses) > 0 for losses in names.ablation.values())
