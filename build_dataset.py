@@ -130,8 +130,10 @@ def split_front_matter(text: str) -> tuple[dict[str, str], str]:
         else:  # JavaScript's objects mostly are YAML, too. BaseLoader is the safe one: `2.10` stays "2.10"
             header = yaml.load(fields, yaml.BaseLoader) or {}
     except (yaml.YAMLError, ValueError, RecursionError):  # Jekyll publishes such posts, too
-        if match and ((match["kind"] or "").startswith("j") or not NO_FIELD.search(fields)):
+        if match and not NO_FIELD.search(fields):
             header = {name: value for name, _, value in FIELD.findall(fields)}
+    if match and (match["kind"] or "").startswith("j") and not isinstance(header, dict):
+        header = {}  # a program, not prose
     if not isinstance(header, dict) or (header and all(str(name).count(" ") > 2 for name in header)):
         return {}, text
     scalars = {name: str(value).strip() for name, value in header.items() if not isinstance(value, (list, dict))}

@@ -40,6 +40,7 @@ TOML ‖ +++↵title = "T"↵date = 2020-01-01↵+++↵Body. ‖ T↵↵Body.
 JSON between lines ‖ ---json↵{"title": "T", "tags": ["a"]}↵---↵Body. ‖ T↵↵Body.
 JavaScript between lines ‖ ---js↵{ title: "T", tags: ["a"] }↵---↵Body. ‖ T↵↵Body.
 JavaScript with a function ‖ ---javascript↵{ title: "T", date: () => 1 }↵---↵Body. ‖ T↵↵Body.
+JavaScript that is no object ‖ ---js↵const title = "T";↵function f() {}↵---↵Body. ‖ Body.
 invalid TOML, good lines ‖ +++↵title = "T"↵date = 2020-1-1↵+++↵x ‖ T↵↵x
 JSON ‖ {↵  "title": "T } 1",↵  "tags": ["a"]↵}↵↵x ‖ T } 1↵↵x
 old Hexo ‖ title: A↵tags:↵- b↵---↵x ‖ A↵↵x

@@ -136,6 +136,8 @@ def test_a_folder_a_zip_and_an_export_become_a_text(lesson, tmp_path, monkeypatc
     for source, words in (("posts", second), ("blog.zip", second), ("export.xml", hello)):
         lesson.check_form(FORM | dict(text_source=source))
         assert words in lesson.fetch(source).read_text(encoding="utf-8")
+    (tmp_path / "posts/2024-01-01-x.md").write_text("Every page begins with `<html>`, says the first post.", "utf-8")
+    assert "<html>" in lesson.fetch("posts").read_text(encoding="utf-8"), "that is no web page"
     (tmp_path / "empty").mkdir()
     with pytest.raises(lesson.Stop, match="text_source = 'empty' cannot be used"):
         lesson.fetch("empty")
