@@ -372,6 +372,7 @@ def test_different_runs_share_a_folder_and_load_finds_the_newest(lesson, tmp_pat
         assert same([*model.parameters()], [*run.averaged.parameters()]) and not model.training
         assert tokenizer.chars == lesson.tokenizer.chars
     assert len(list(tmp_path.iterdir())) == 2 and "Going on" not in capsys.readouterr().out
+    assert len({lesson.Checkpoints(tmp_path, lesson.tokenizer, text).path(run) for text in ("one", "two")}) == 2
     older, _ = lesson.load(min(tmp_path.iterdir(), key=os.path.getmtime))
     assert not same([*older.parameters()], [*run.averaged.parameters()])
     assert asdict(model.cfg) == asdict(run.cfg)
