@@ -45,7 +45,7 @@ def test_code_keeps_its_budget():
     """What it takes today: more than the guide's 75 cells and 1,000 lines."""
     after = {cell: lines for cell, lines in LINES.items() if SECTION[cell] == 14}
     assert len(after) <= 12 and sum(after.values()) <= 200
-    assert len(LINES) - len(after) <= 79 and sum(LINES.values()) - sum(after.values()) <= 1548
+    assert len(LINES) - len(after) <= 79 and sum(LINES.values()) - sum(after.values()) <= 1570
     assert statistics.median(LINES.values()) <= 14
     assert {cell for cell, lines in LINES.items() if lines > 45} <= {
         "board", "check-form", "checkpoints", "fetch", "reader"}
@@ -247,7 +247,8 @@ def test_script_and_module_run_by_the_commands_of_readme(tmp_path):
             f"max_iters={steps}", "checkpoint_folder=both", PYTHONIOENCODING="utf-8")
         assert both.returncode == 0 and both.stdout.count(f"step {steps} of {steps}") == 1, both.stderr
         assert begins in both.stdout and len([*(tmp_path / "both").iterdir()]) == 1
-    for argument, sentence in (("n_head=5", "n_head = 5 will not do"), ("--max_iters=5", "'--max_iters' is no field")):
+    for argument, sentence in (("n_head=5", "n_head = 5 will not do"), ("--max_iters=5", "'--max_iters' sets no field"),
+            ("prompt", "'prompt' sets no field")):
         refused = run(script.split()[0], argument)
         assert refused.returncode != 0 and re.fullmatch(rf"Stopped: {sentence}.*\n", refused.stderr)
 

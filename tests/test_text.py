@@ -1,6 +1,10 @@
 """Sections 2 to 5: the form, the text, batches, and what counting reaches."""
+import builtins
+import io
 import math
+import os
 import shutil
+import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -156,8 +160,29 @@ def test_what_is_no_text_is_refused(lesson, tmp_path, monkeypatch, data, problem
     for source in ("nowhere.txt", "", "upload", "https://127.0.0.1:9/x"):
         with pytest.raises(lesson.Stop, match="no such file" if source in ("nowhere.txt", "") else "text_source"):
             lesson.fetch(source)
-    with pytest.raises(lesson.Stop, match="UTF-8"):
-        lesson.check_form(FORM | dict(text_source="latin"))
+    (tmp_path / "wide").write_bytes("text".encode("utf-16-le"))
+    for source in ("latin", "wide"):
+        with pytest.raises(lesson.Stop, match="UTF-8"):
+            lesson.check_form(FORM | dict(text_source=source))
+    (tmp_path / "page.HTML").write_text("<title>A page</title><p>Its words.", "utf-8")
+    assert lesson.fetch("page.HTML").read_text(encoding="utf-8") == "A page\n\nIts words.\n"
+    with pytest.raises(lesson.Stop, match="cannot be used"):
+        lesson.fetch("a pasted text " * 50)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lesson.check_form(form := FORM | dict(text_source="~/latin.zip"))
+    assert form["text_source"] == str(tmp_path / "latin.zip")
+
+
+def test_a_script_goes_on_when_nobody_reads_what_it_prints(lesson, tmp_path, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, _):
+            raise BrokenPipeError
+
+    (tmp_path / "script.py").touch()
+    monkeypatch.setitem(lesson, "builtins", builtins)
+    monkeypatch.setattr(sys, "stdout", Closed())
+    lesson.print_with_headings(tmp_path / "script.py")("a line")
+    assert sys.stdout.name == os.devnull
 
 
 def test_download_is_whole_and_bounded(lesson, tmp_path, monkeypatch):
@@ -173,6 +198,7 @@ def test_download_is_whole_and_bounded(lesson, tmp_path, monkeypatch):
         def do_GET(self):
             self.send_response(200)
             self.send_header("Content-Length", "50")
+            self.send_header("Content-Type", "text/html" if self.path == "/page" else "text/plain")
             self.end_headers()
             with suppress(OSError):
                 for _ in range(50 if self.path == "/slow" else 1):
@@ -182,7 +208,7 @@ def test_download_is_whole_and_bounded(lesson, tmp_path, monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         address, began = f"http://127.0.0.1:{server.server_port}", time.monotonic()
-        for path, why in (("/slow", "0.3 seconds"), ("/cut", "was cut")):
+        for path, why in (("/slow", "0.3 seconds"), ("/cut", "was cut"), ("/page", "a web page")):
             with pytest.raises(OSError, match=why):
                 lesson.download(address + path, seconds=0.3)
         assert time.monotonic() - began < 3

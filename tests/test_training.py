@@ -242,7 +242,7 @@ def test_the_stop_button_leaves_a_model_and_the_cell_goes_on(lesson, tmp_path, c
     assert run.step == 60 and "Going on from step 21" in said and "done after" in said and "step 60 of 60" in said
     with pytest.raises(KeyboardInterrupt):  # a second press ends everything
         lesson.train(run := new_run(lesson, seed=5), *all_watchers(lesson, run, ""),
-            lambda run: [os.kill(os.getpid(), signal.SIGINT)] * 2)
+            lambda run: [os.kill(os.getpid(), signal.SIGINT), time.sleep(1.1), os.kill(os.getpid(), signal.SIGINT)])
         pytest.fail("went on")
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -264,8 +264,10 @@ def test_a_loss_that_is_no_number_brings_the_best_weights_back(lesson, tmp_path,
     if resume:
         lesson.train(run, *all_watchers(lesson, run, tmp_path))
         run = new_run(lesson)
+    monkeypatch.setitem(lesson, "watchers", all_watchers(lesson, run, tmp_path))
     with pytest.raises(lesson.Stop, match="learning_rate = 0.01") as stop:
-        lesson.train(run, *all_watchers(lesson, run, tmp_path))
+        lesson.train(run, *lesson.watchers)
+    assert same([*lesson.load(tmp_path)[0].parameters()], [*run.averaged.parameters()]), "they are saved"
     assert "\n" not in str(stop.value) and run.stopped
     values = [p["val"] for p in run.history]
     assert lesson.evaluate(run.averaged, run.val_ids) == pytest.approx(min(values), abs=1e-3)
@@ -284,10 +286,10 @@ def test_a_full_disk_does_not_stop_training(lesson, tmp_path, monkeypatch, capsy
     lesson.train(run, *all_watchers(lesson, run, tmp_path))
     assert run.step == 60 and "No space left" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
     monkeypatch.undo()
-    monkeypatch.setitem(lesson, "time", FastClock())
     (tmp_path / "file").touch()
-    lesson.train(run := new_run(lesson), *all_watchers(lesson, run, tmp_path / "file"))
-    assert run.step == 60 and "checkpoint_folder" in capsys.readouterr().out
+    for folder in (tmp_path / "file", tmp_path / "file/sub", "~nobody-here/x", "x" * 300):
+        with pytest.raises(lesson.Stop, match="checkpoint_folder = .* cannot be written"):
+            lesson.Checkpoints(folder, lesson.tokenizer)
     with pytest.raises(lesson.Stop, match="not mounted"):
         lesson.Checkpoints("/content/drive/MyDrive/gpt", lesson.tokenizer)
 
