@@ -107,16 +107,29 @@ FRONT_MATTER = re.compile(
     r"|(?P<bare>(?i:title|layout):[^\n]*+\n(?:(?:\w++:| *+- )[^\n]*+\n)++)(?:---[ \t]*)?\n)",
     re.MULTILINE | re.DOTALL,
 )
-FIELD = re.compile(r"^([\w -]++)[:=][ \t]*+([\"']?)([^\[\]{}\"'\n]*)\2[ \t]*$", re.MULTILINE)
+# The header of some posts in MDX; it is rewritten as Eleventy's.
+MODULE = re.compile(
+    r"\A(?:\s++|import\b[^\n]*+\n)*+export\s+const\s+(?:meta|metadata|front_?matter)\s*+=\s*+"
+    r"(\{[^{}\n]*+\}|\{.{0,20000}?^\});?",
+    re.MULTILINE | re.DOTALL | re.IGNORECASE,
+)
+# Of an invalid header: scalars, and a title that has quotes in it or begins with words in quotes or brackets.
+FIELD = re.compile(
+    r"^([\w -]++)[:=][ \t]*+(?:([\"']?)([^\[\]{}\"'\n]*)\2|(?<=[Tt]itle: )(?:'((?:[^'\n]|\b'\b)*+)'"
+    r"|((?:(?:\"[^\"\n]*+\"|'[^'\n]*+'|\[[^\[\]\n]++\])[ \t]|(?=\w))[^\[\]{}\n]*[^\s\[\]{}])))[ \t]*$",
+    re.MULTILINE,
+)
 NO_FIELD = re.compile(r"^(?![\w\"'][\w\"' .-]{0,30}[:=]|[ \t#?:\]})-]|$)", re.MULTILINE)
 
 
-def split_front_matter(text: str) -> tuple[dict[str, str], str]:
+def split_front_matter(text: str, mdx: bool = False) -> tuple[dict[str, str], str]:
     """Return the scalars of the header by their names (their letters, in lower case), and the rest.
 
     Lists and the like are dropped unread: with YAML's aliases, a few hundred bytes describe gigabytes of them. Of an
     invalid header, lines that look like fields are used; what does not look like a header is text between two rules.
     """
+    if mdx:
+        text = MODULE.sub(r"---js\n\1\n---\n", text)
     match, header = FRONT_MATTER.match(text), None
     fields, rest = (match["fields"] or match["bare"] or "", text[match.end() :]) if match else ("", text.lstrip())
     try:
@@ -131,7 +144,7 @@ def split_front_matter(text: str) -> tuple[dict[str, str], str]:
             header = yaml.load(fields, yaml.BaseLoader) or {}
     except (yaml.YAMLError, ValueError, RecursionError):  # Jekyll publishes such posts, too
         if match and not NO_FIELD.search(fields):
-            header = {name: value for name, _, value in FIELD.findall(fields)}
+            header = {name: "".join(values) for name, _, *values in FIELD.findall(fields)}
     if match and (match["kind"] or "").startswith("j") and not isinstance(header, dict):
         header = {}  # a program, not prose
     if not isinstance(header, dict) or (header and all(str(name).count(" ") > 2 for name in header)):
@@ -175,10 +188,11 @@ def rewrite(text: str, opener: re.Pattern, replace: Callable[[re.Match], tuple[s
     return "".join(pieces) + text[position:]
 
 
-# Inline code without tags is literal. A reference's target, as in `[a]: {{ b }}`, must not become empty: then it would
-# be text.
+# Inline code without tags, or that is just one, is literal. A reference's target, as in `[a]: {{ b }}`, must not become
+# empty: then it would be text.
 TEMPLATE = re.compile(
-    r"(?P<code>(?<![`\\])`(?!`)[^`\n{]*+(?:\{(?!%|\{[<%])[^`\n{]*+)*+`(?!`))"
+    r"(?P<code>(?<![`\\])`(?!`)(?:[^`\n{]*+(?:\{(?!%|\{[<%])[^`\n{]*+)*+|\{%[^`%\n]*+%\}"
+    r"|\{\{[<%](?!/\*)[^`{}\n]*+\}\})`(?!`))"
     r"|(?P<target>^ {0,3}\[(?!\^)[^\]\n]++\]:[ \t]*+)?(?P<tag>\{\{[<%]?|\{%)-?\s*+(?P<name>\w*+(?:-\w++)*+)",
     re.MULTILINE,
 )
@@ -187,9 +201,16 @@ CODE_BLOCKS = {"highlight", "codeblock", "code", "prism", "mermaid", "plantuml",
 UNSEEN_BLOCKS = {"comment", "style", "css", "js", "javascript", "stylesheet", "schema"}
 
 
+def captions(arguments: str, fields: str = "caption") -> str:
+    """What is shown of the arguments of a tag."""
+    value = rf"(?<![\w-])(?:{fields})=(?:\"((?:[^\"\\]|\\.)++)\"|'([^']++)'|`([^`]++)`)"
+    return "".join(f"<figcaption>{found[found.lastindex]}</figcaption>" for found in re.finditer(value, arguments))
+
+
 def run_templates(text: str) -> str:
     """Remove tags and outputs; of the blocks with special content, `raw` and those of code leave it."""
     finder = Finder(text)
+    paired = set(re.findall(r"\{\{[<%]\s*+/\s*+([\w-]++)", text))
 
     def replace(opener: re.Match) -> tuple[str, int]:
         kind, name, end = opener["tag"], opener["name"], None
@@ -204,10 +225,18 @@ def run_templates(text: str) -> str:
             end = finder.find(rf"{end_tag}{name}(?!-?\w)[^%>}}]*+{TEMPLATE_ENDS[kind]}", tag.end())
         if not end or name in UNSEEN_BLOCKS:
             arguments = text[opener.end() : tag.start()]
-            caption = kind[2:] and re.search(r"\bcaption=(?:\"((?:[^\"\\]|\\.)*+)\"|'([^']*+)'|`([^`]*+)`)", arguments)
-            shown = f"<figcaption>{caption[caption.lastindex]}</figcaption>" if caption else ""
+            shown = ""
+            if kind[2:] or (name == "include" and arguments.split()[:1] == ["figure"]):  # this is Minimal Mistakes'
+                shown = captions(arguments, "title|caption|attr" if name == "figure" else "caption")
+            elif name in ("post_link", "asset_link"):  # the words of Hexo's links
+                shown = " ".join(arguments.split()[1:]).strip("'\"")
             if literal := re.fullmatch(r"/\*(.*)\*/\s*", arguments, re.DOTALL):
                 shown = f"{kind}{literal[1]}{tag[0]}".translate(HIDE)
+            line = text[max(0, opener.start() - 40) : opener.start()].rpartition("\n")[2]
+            line += text[tag.end() : tag.end() + 40].partition("\n")[0]
+            is_end = arguments.lstrip().startswith("/")
+            if kind[2:] and not shown and not line.strip() and (is_end or name in paired and arguments[-1:] != "/"):
+                shown = "</div>\n\n" if is_end else "<div>\n\n"  # what is indented between the two is no code
             return opener["target"] + "#" if opener["target"] else shown, (end or tag).end()
         content = text[tag.end() : end.start()]
         return (content if name == "raw" else f"<pre>{html.escape(run_templates(content))}</pre>"), end.end()
@@ -219,27 +248,29 @@ def run_templates(text: str) -> str:
 
 CODE = "code|tt|kbd|samp"
 INLINE = (
-    "a|abbr|acronym|b|bdi|bdo|big|blink|cite|data|del|dfn|em|font|i|img|input|ins|label|mark|meter|nobr|notextile|"
-    "output|picture|progress|q|rp|rt|ruby|s|small|source|span|strike|strong|sub|sup|time|u|var|wbr"
+    "a|abbr|acronym|b|bdi|bdo|big|blink|button|cite|data|del|dfn|em|font|i|img|input|ins|label|link|mark|meta|meter|"
+    "nobr|notextile|output|picture|progress|q|rp|rt|ruby|s|small|source|span|strike|strong|sub|sup|time|u|var|wbr"
 )
 BLOCK = (
-    "address|area|article|aside|blockquote|body|br|button|caption|center|col|colgroup|dd|details|dialog|dir|div|dl|dt|"
-    "embed|fieldset|figcaption|figure|footer|form|h[1-6]|head|header|hr|html|legend|li|link|main|map|menu|meta|nav|"
-    "object|ol|optgroup|option|p|param|pre|section|select|summary|table|tbody|td|textarea|tfoot|th|thead|title|tr|"
+    "address|area|article|aside|blockquote|body|br|caption|center|col|colgroup|dd|details|dialog|dir|div|dl|dt|"
+    "embed|fieldset|figcaption|figure|footer|form|h[1-6]|head|header|hr|html|legend|li|main|map|menu|nav|object|"
+    "ol|optgroup|option|p|param|pre|section|select|summary|table|tbody|td|textarea|tfoot|th|thead|title|tr|"
     "track|ul"
 )
 END_OPTIONAL = {"p", "li", "dt", "dd", "tr", "td", "th", "option", "thead", "tbody", "tfoot"}
-VOID = {"area", "br", "col", "embed", "hr", "link", "meta", "param", "track"}  # never closed
+VOID = {"area", "br", "col", "embed", "hr", "param", "track"}  # never closed
 # These go with their content.
-HIDDEN = "script|style|svg|iframe|noscript|video|audio|canvas|template|math|d-code|d-math"
-# In .mdx a name with a capital letter is a component's; with a hyphen it is always a tag's.
+HIDDEN = "svg|iframe|noscript|video|audio|canvas|template|d-code|d-math"
+# In .mdx a name with a capital letter is a component's, mostly with content; with a hyphen it is always a tag's.
 CUSTOM = {False: r"[a-z]\w*+-[\w.-]*+", True: r"[a-z]\w*+-[\w.-]*+|(?-i:[A-Z])[\w.]*+"}
+LOWER = {False: "", True: "(?-i:(?=[a-z]))"}
 BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*+\})*+\})*+\})*+\}"
 JSX = rf"""(?:[^<>{{}}"']|"[^"]*+"|'[^']*+'|{BRACES})*+|"""
 ATTRIBUTES = r"""(?:[^<>"']|"[^"<]*+"|'[^'<]*+')*+|[^<>]*+|(?:[^<>"']|"[^"\n]*+"|'[^'\n]*+')*+"""
 TAGS = {
-    mdx: rf"<(?P<slash>/?)(?P<name>(?P<code>{CODE})|(?P<inline>{INLINE})|(?P<block>{BLOCK})|(?P<hidden>{HIDDEN})"
-    rf"|(?P<custom>{custom}))(?=[\s/>])(?:{JSX if mdx else ''}{ATTRIBUTES})>"
+    mdx: rf"<(?P<slash>/?)(?P<name>{LOWER[mdx]}(?P<code>{CODE})|(?P<inline>{INLINE})|(?P<block>{BLOCK})"
+    rf"|(?P<hidden>script|style|math|{LOWER[mdx]}(?:{HIDDEN}))|(?P<custom>{custom}))"
+    rf"(?=[\s/>])(?:{JSX if mdx else ''}{ATTRIBUTES})>"
     for mdx, custom in CUSTOM.items()
 }
 ANY_TAG = {mdx: re.compile(pattern, re.IGNORECASE) for mdx, pattern in TAGS.items()}
@@ -248,7 +279,9 @@ START = rf"^[ \t>]*+(?:{ITEM}[ \t>]++)*+"  # what may stand before the first wor
 FENCE = rf"(?P<prefix>{START})(?P<mark>`{{3,}}+(?=[^`\n]*+$)|~{{3,}}+)[^\n]*+"
 NO_EMPTY_LINE = r"(?:[^$\n]|\$(?!\$)|\n(?![ \t>]*+\n))++"
 INLINE_MATH = rf"\$\${NO_EMPTY_LINE}\$\$|\$(?![\s$])[^$\n]*[^\s$\\]\$(?!\w)"
-EMPTY_ITEM = rf"(?:(?<![^\n]\n)|(?![ \t>]*+-$))^([ \t>]*+(?:{ITEM}(?:[ \t>]++|$))++)\n[ \t]*+\n[ \t]++(?=\S)"
+EMPTY_ITEM = rf"^(?:(?<![^\n]\n)|(?![ \t>]*+-$))([ \t>]*+(?:{ITEM}(?:[ \t>]++|$))++)\n[ \t]*+\n[ \t]++(?=\S)"
+FAR_ITEM = rf"^([ \t>]*+{ITEM})(?: {{5,}}+| *+\t[ \t]++)(?=\S)"
+EXPORT = r"default\s+(?:[({<\[]|(?:async|function|class)\b|[\w.]++(?:\(|;?[ \t]*+$))"  # a module's, not prose
 HANGING = r"^ {0,3}(?:\[\^([^\]\s]++)\]:|:(?=[ \t]))[ \t]*+"  # starts a footnote or a definition
 HAS_LETTER = r"[^\[\]\n]*?(?:[^\W\d_]|\d-\d)"
 # The ends of comments and of display maths
@@ -302,7 +335,15 @@ class Simplifier:
     def fence(self, opener: re.Match) -> tuple[str, int]:
         """Code between two lines of backticks or tildes. Without the second line the first is just text."""
         prefix, mark = opener["prefix"], opener["mark"][:20]
-        end = self.finder.find(rf"^[ \t>]{{0,{min(len(prefix), 30) + 3}}}{mark}{mark[0]}*+[ \t]*+$", opener.end())
+        width = min(len(prefix), 30)
+        end = self.finder.find(rf"^[ \t>]{{0,{width + 3}}}{mark}{mark[0]}*+[ \t]*+$", opener.end())
+        # If the first line is in the same quote or item of a list, the code ends with that, before an empty line.
+        inside, outside = rf"[ \t]{{{width}}}", rf"[ \t]{{0,{width - 1}}}+\S"
+        if ">" in prefix:
+            inside, outside = r"[ \t]*+>", r"(?![ \t]*+>)"
+        if prefix.strip() and re.compile(rf"\n{inside}").match(self.text, opener.end()):
+            left = self.finder.find(rf"\n(?=[ \t]*+\n{outside})", opener.end())
+            end = min(filter(None, (end, left)), key=re.Match.start, default=None)
         if not end:
             return prefix, opener.end("mark")
         code = re.sub(rf"^[ \t>]{{0,{len(prefix)}}}", "", self.text[opener.end() : end.start()], flags=re.MULTILINE)
@@ -362,12 +403,13 @@ class Simplifier:
 
     def module(self, opener: re.Match) -> tuple[str, int]:
         """An import or export goes up to the end of its paragraph, or more, until its brackets are closed."""
-        depth = 0
+        depth, marks = 0, 0
         for line in re.compile(r"[^\n]*+\n?").finditer(self.text, opener.start()):
-            if not line[0].strip() and (depth <= 0 or self.is_torn):
+            if not line[0].strip() and (depth <= 0 and marks % 2 == 0 or self.is_torn):
                 return "", line.start()
+            marks += line[0].count("`")
             depth += sum(map(line[0].count, "{[(")) - sum(map(line[0].count, "}])"))
-            if depth <= 0 and line[0].rstrip().endswith(";"):
+            if depth <= 0 and marks % 2 == 0 and line[0].rstrip().endswith(";"):
                 return "", line.end()
         self.is_torn = True  # brackets that are never closed hold nothing
         return self.module(opener)
@@ -390,7 +432,7 @@ class Simplifier:
         ("html", rf"(?<!\]\()(?P<line>{START})?{TAGS[False]}(?P<rest>[ \t]*+$)?", tag),
         ("md", r"^[ \t]*+</?(?-i:[A-Z])[\w.]*+(?=[\s/>])[^<>]*+>[ \t]*+$", ""),  # a component in .md
         ("mdx", r"^import\s+(?:[\w*{}\s,$]{0,1000}?from\s*+)?[\"'][^\n]*+", ""),
-        ("mdx", r"^export\s+(?:(?:const|let|var|function|default|async|class|type|interface)\b|\{|\*)", module),
+        ("mdx", rf"^(?-i:export)\s+(?:(?:const|let|var|function|async|class|type|interface)\b|[{{*]|{EXPORT})", module),
         ("mdx", r"</?>", ""),
         ("mdx", r"\{\s*+(?:\"([^\"\n]*+)\"|'([^'\n]*+)'|`([^`\n]*+)`)\s*+\}", r"\1\2\3"),
         ("md", r"(?P<line>^ {0,3})?\[\^(?P<key>[^\]\s]++)\](?P<colon>:?)", footnote),
@@ -426,6 +468,7 @@ def simplify(text: str, kinds: set[str]) -> str:
         return text
     text = re.sub(r"\n([ \t>]*+\|[^\n]*+)", r"  \n\1  ", "\n" + text)  # the rows of a table are lines
     text = re.sub(EMPTY_ITEM, r"\1 ", text, flags=re.MULTILINE)  # the text of an item does not begin two lines below
+    text = re.sub(FAR_ITEM, r"\1   ", text, flags=re.MULTILINE)  # nor is it code when it begins far to the right
     # Further lines of a footnote or a definition are indented under the first: make paragraphs of them.
     hanging_block = re.compile(rf"{HANGING}(.*+(?:\n(?!{HANGING})(?:[ \t].*+|$))*+)", re.MULTILINE)
     return hanging_block.sub(lambda block: "\n" + re.sub(r"^(?: {1,4}|\t)", "", block[2], flags=re.MULTILINE), text)
@@ -561,6 +604,8 @@ def tidy_line(line: str) -> str:
 def clean_text(text: str, kinds: set[str], code: str = "drop", urls: str = "host", fold: bool = True) -> str:
     """Plain text of a post's body, or of its title."""
     mdx = "mdx" in kinds
+    if kinds & {"txt", "text"}:  # the first line of a paragraph may be indented
+        text = re.sub(r"(?m)^(?: {4}|\t)[ \t]*+", "   ", text)
     text = simplify(text if mdx else run_templates(text), kinds)
     if "md" in kinds:
         text = MARKDOWN[mdx](text)
@@ -589,7 +634,7 @@ def clean_parts(
     if not drafts and (draft in ("true", "yes", "on") or status in ("draft", "auto-draft", "pending")):
         raise SkippedError("a draft (see --drafts)")
     text, title = clean_text(body, kinds, **options), header.get("title", "")
-    return f"{' '.join(clean_text(title, kinds, **options).split())}\n\n{text}".strip() if titles else text
+    return f"{' '.join(clean_text(title, kinds - {'mdx'}, **options).split())}\n\n{text}".strip() if titles else text
 
 
 def clean_post(raw: str, *, markdown: bool = True, mdx: bool = False, **options) -> str:
@@ -599,7 +644,7 @@ def clean_post(raw: str, *, markdown: bool = True, mdx: bool = False, **options)
     dashes to ASCII), `titles`, `unpublished`, `drafts`, `markdown` (off for HTML files) and `mdx`.
     """
     kinds = {"html"} | ({"md"} if markdown else set()) | ({"mdx"} if mdx else set())
-    return clean_parts(*split_front_matter(plain_characters(raw)), kinds, **options)
+    return clean_parts(*split_front_matter(plain_characters(raw), mdx), kinds, **options)
 
 
 # --------------------------------------------------------------------- files
@@ -671,6 +716,8 @@ def find_files(root: Path, drafts: bool) -> tuple[list[Path], int]:
             tell(f"left alone: {(here / name).as_posix()!r}, a link to a folder")
     folders = {"_posts", "_drafts"} if any(is_in(path, {"_posts"}) for path in files) else POST_FOLDERS
     posts = files if base == "content" else [path for path in files if is_in(path, folders)]
+    if not any(path.suffix.lower() in SUFFIXES for path in posts):  # such as the pages of a program, src/app/blog
+        posts = []
     in_posts = bool(posts) or base in POST_FOLDERS
 
     def is_notice(path: Path) -> bool:  # such as a README; further down among the posts it is one
@@ -720,11 +767,13 @@ def read_text(path: Path, root: Path, max_mb: float) -> str:
 
 
 CODE_SHORTCODES = {"code", "sourcecode", "php", "python", "javascript", "html", "xml", "css", "sql", "bash", "java"}
+# Only before the first tag may entities be defined, which can grow to any size.
+DOCTYPE = re.compile(r"(?:\s++|<\?.*?\?>|<!--.*?-->)*+<!DOCTYPE", re.DOTALL)
 
 
 def split_export(text: str) -> Iterator[tuple[dict[str, str], str]]:
     """The posts in a WordPress export, each as a header and a body of HTML."""
-    if "wordpress.org/export/" not in text[:20_000] or "<!ENTITY" in text:
+    if "wordpress.org/export/" not in text[:20_000] or DOCTYPE.match(text):
         raise SkippedError("'.xml' that is no WordPress export")
     try:
         root = ElementTree.fromstring(text)
@@ -834,7 +883,8 @@ def read_blog(
                     raise SkippedError("same file as another or as the output")
                 text = plain_characters(read_text(root / path, root, max_mb))
                 seen.add(real)
-                for header, body in split_export(text) if suffix == ".xml" else [split_front_matter(text)]:
+                parts = split_export(text) if suffix == ".xml" else [split_front_matter(text, suffix == ".mdx")]
+                for header, body in parts:
                     try:
                         text = clean_parts(header, body, kinds, drafts=drafts, **options)
                         posts.append((date_of(path, header), path, body if POST_BREAK in body else "", text))

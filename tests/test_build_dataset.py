@@ -24,12 +24,15 @@ def rows(table):
 
 # ------------------------------------------------------------------ one post: name, source, text
 
-# A line holds a name, a source and its text; ↵ is a line end.
+# A line holds a name, a source and its text; ↵ is a line end, ↹ a tab.
+MARKS = str.maketrans("↵↹", "\n\t")
 TABLE = r"""
 no header ‖ Body. ‖ Body.
 empty header ‖ ---↵---↵Body. ‖ Body.
 invalid YAML ‖ ---↵title: a: b: [↵---↵Body. ‖ Body.
 invalid YAML, good lines ‖ ---↵title: A: b↵? [c]↵---↵x ‖ A: b↵↵x
+invalid YAML, quotes and brackets in the title ‖ ---↵title: [A] "b" it's↵---↵x ‖ [A] "b" it's↵↵x
+invalid YAML, a quoted title ‖ ---↵title: 'It's b'↵---↵x ‖ It's b↵↵x
 invalid YAML in which there is text ‖ ---↵title: T↵↵One.↵↵---↵↵Two. ‖ title: T↵↵One.↵↵Two.
 text between rules ‖ ---↵One↵more.↵---↵Two.↵↵--- ‖ One more.↵↵Two.
 impossible date ‖ ---↵date: 2015-02-30↵title: T↵---↵Body. ‖ T↵↵Body.
@@ -58,6 +61,7 @@ fences ‖ a↵↵```py↵x↵↵```↵↵b↵~~~~↵~~~↵~~~~↵c↵````↵```
 fences in lists and quotes ‖ 1. a↵↵    ```↵    x↵    ```↵↵2. b↵↵> c↵> ```↵> x↵> ```↵> d ‖ 1. a↵2. b↵↵c↵↵d
 unclosed fence ‖ a↵↵```↵b *c*↵↵d ‖ a↵↵b c↵↵d
 fence as a rule ‖ a↵↵`````````````````````````````````↵↵b↵↵~~~~~~~~~~~~~~~~~~~~~~~~~↵↵c ‖ a↵↵b↵↵c
+a quote or an item ends its fence ‖ > ```↵> x↵↵a↵↵- ```↵  x↵↵  x↵↵b↵↵- ```↵x↵↵x↵```↵> ~~~↵> x↵x↵> ~~~↵c ‖ a↵↵b↵↵c
 sample of a fence in a fence ‖ ```md↵      ```↵- x↵```↵↵a↵↵```↵y↵```↵↵b ‖ a↵↵b
 indented code ‖ a↵↵    x = '<div>'↵↵    y = '</div>'↵↵b ‖ a↵↵b
 inline code ‖ `a_b` ``c ` d`` `<p>` `Vec<T>` `&amp;` `[e](f)` `a --- b` ‖ a_b c ` d <p> Vec<T> &amp; [e](f) a --- b
@@ -67,6 +71,11 @@ Liquid ‖ a {{ b }} c {%- if d -%}e{% endif %} {% include f↵ g='h' %}i `{% ra
 Liquid's code and comments ‖ {% highlight a %}↵x↵{% endhighlight a %}↵b {% comment %}c{% endcomment %}d ‖ b d
 Octopress ‖ a↵{% codeblock b.rb %}↵x↵{% endcodeblock %}↵c↵{% pullquote %}d{% endpullquote %} ‖ a↵↵c d
 Eleventy ‖ a {# b↵↵c #} d {% set e = 1 %} ‖ a d
+tags in inline code ‖ `{% comment %}` a `{% endcomment %}` b `{{< c >}}` `{% raw %}d{% endraw %}`
+  ‖ {% comment %} a {% endcomment %} b {{< c >}} d
+words in tags ‖ {% include figure b="c" caption="*d*" %} e {% post_link f 'g h' %} {{< figure title="i" attr='j' k=l >}}
+  ‖ d↵↵e g h↵↵i↵↵j
+indented between shortcodes ‖ {{< a >}}↵    {{% b %}}↵↵        c↵    {{% /b %}}↵{{</ a >}}↵    {{< a/>}}↵↵    d ‖ c
 unclosed Liquid ‖ a {% comment %}b {% highlight x %}c {% d↵↵e {{ f ‖ a b c {% d↵↵e {{ f
 Hugo ‖ a {{< b "c" >}} {{% note %}}d{{% /note %}}↵{{< highlight go >}}↵x↵{{< /highlight >}}↵e ‖ a d↵↵e
 Hugo, shown ‖ {{< figure src="a" caption="It's *b*" >}} {{< d caption=`e` >}} {{</* c "d" */>}} `{{ .E }}` {{ .F }}
@@ -79,6 +88,7 @@ templates of other kinds ‖ <% tp.a↵↵b %>c<?php $e->f ?> <!-->g<!---> <![if
 Obsidian's names and marks ‖ [[2020-01-01#^a]] [[a\|b]] ==c *d*== e == f == g ^h1↵↵[[toc]]↵↵- i ^j-k
   ‖ 2020-01-01 b c d e == f == g ^h1↵↵- i
 inline tags ‖ <b>a</b>b <a href='x>y'>c</a>d H<sub>2</sub>O <i title='<x>'>e</i> ‖ ab cd H2O e
+buttons are words ‖ <button>a</button> b <link rel="c"/>d ‖ a b d
 blocks ‖ a<br>b<br/>c<div>d</div><p>e</p><h2>f</h2> ‖ a↵b↵c↵↵d↵↵e↵↵f
 no tags ‖ Vec<T>, std::vector<std::string>, a < b and c > d <- e
   ‖ Vec<T>, std::vector<std::string>, a < b and c > d <- e
@@ -107,13 +117,14 @@ inline maths ‖ so $a_1*b*$ and $$c_2$$ hold ‖ so a_1*b* and c_2 hold
 money ‖ $$ for *a*, $5 to $6.↵↵More $$ for *b*. ‖ $$ for a, $5 to $6.↵↵More $$ for b.
 emphasis, escapes ‖ *a* **b** ***d*** ~~e~~ f_g_h **“i”**是 \*j\* \`k\` ‖ a b d e f_g_h "i"是 *j* `k`
 lists ‖ * a↵* b↵    * c↵↵3) d↵4) e↵↵- [ ] f↵- [x] g ‖ - a↵- b↵- c↵3. d↵4. e↵- f↵- g
+items far to the right ‖ -     a↵-↹↹b↵↵3.      c↵↵        d ‖ - a↵- b↵3. c↵↵d
 items that begin later ‖ -   ↵↵    a↵↵1.  ↵↵    b↵↵c ‖ - a↵1. b↵↵c
 tables ‖ |---↵| a | b↵|:-|-:↵| *c* | d↵|===↵| e | f↵↵| g |↵↵h | i↵--|--↵j | k ‖ a | b↵c | d↵e | f↵↵g↵↵h | i↵j | k
 line breaks ‖ one  ↵two\↵three\\↵four↵five ‖ one↵two↵three↵four five
 folding ‖ ‘a’ “b” c–d e—f g… h --- i ‖ 'a' "b" c-d e--f g... h -- i
 """
 LAUGHS = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40))
-CASES = dict((name, row) for name, *row in (line.replace("↵", "\n").split(" ‖ ") for line in rows(TABLE))) | {
+CASES = dict((name, row) for name, *row in (line.translate(MARKS).split(" ‖ ") for line in rows(TABLE))) | {
     "BOM and CRLF": ("\ufeff---\r\ntitle: T\r\n---\r\nOne\r\ntwo.", "T\n\nOne two."),
     "header ended by dots, spaces behind": ("---  \ntitle: 2.10\n...\t\nBody.", "2.10\n\nBody."),
     "a header of billions": (f"---\ntitle: T\na0: &a0 x\n{LAUGHS}\npublished: *a39\n---\nBody.", "T\n\nBody."),
@@ -130,10 +141,25 @@ MDX = """import A from "a"\nimport {\n  B,\n} from 'b'\n# Z\n\nexport const y = 
 <A h={() => <i>x</i>} j='k>l' />\n\n<B>\n    <B.C l={{ m: "n" }}>\n\n        Deep *m*.\n\n    </B.C>\n</B>\n
 import taxes {/* n */}rise{" "}now, <D>o</D>+<></>p `{q}`{'{'}.\n\n```\nexport const r = {\n```\n\n<D>s</D><D>t</D>"""
 
+# A line holds a source and its text.
+MDX_TABLE = r"""
+a <Link b="c">d</Link> <Button>e</Button> <Video>f</Video> <Code>g</Code> <Style>{`h{}`}</Style> <link/>i ‖ a d e f g i
+import A from "a"↵↵export const metadata = {↵  title: "T",↵  tags: [b],↵};↵↵c ‖ T↵↵c
+export default is a word.↵↵export default a(b)↵↵export default A;↵↵export const b = `↵↵c`↵↵d
+  ‖ export default is a word.↵↵d
+---↵title: The <Aa> {b}↵---↵c ‖ The <Aa> {b}↵↵c
+"""
+
 
 @pytest.mark.parametrize("raw, expected", CASES.values(), ids=CASES.keys())
 def test_case(raw, expected):
     assert clean_post(raw) == expected
+
+
+@pytest.mark.parametrize("row", rows(MDX_TABLE))
+def test_mdx(row):
+    raw, expected = row.translate(MARKS).split(" ‖ ")
+    assert clean_post(raw, mdx=True) == expected
 
 
 @pytest.mark.parametrize(
@@ -245,6 +271,7 @@ HOSTILE = patterns(r"""
 `a ¦ ` x↵ ¦  ↵ ¦ [^a]: x↵ ¦ [a]: b↵ ¦ http:// ¦ www.a) ¦ <ul><li>a ¦ %% ¦ import {↵↵ ¦ export {↵ ¦ word
 |a|↵ ¦ -↵↵    a↵ ¦ ~~~↵ ¦ :::a↵ ¦ {::comment} ¦ <p></div> ¦ </p> ¦ <a b="< ¦ ]( ¦ {#a
 {#  ¦ <%* ¦ <? ¦ \\[ ¦ ==a ¦ a^[b  ¦ {.a ¦ \begin{a}↵ ¦ {' ¦ ^a ¦ www.a/) ¦ ( ¦ ---↵ ¦ a:↵ ¦ \[↵ ¦ {"
+> > > >  ¦          ¦ {{< a >}}↵{{< /a >}}↵ ¦ > ```↵> a↵ ¦ - ```↵  a↵↵ ¦ export default a↵ ¦ `{% ¦ -     a↵ ¦ <Aa>↵
 """)
 
 
@@ -299,7 +326,7 @@ def export(*items, start=""):
 WORDPRESS = export(
     item('Two.\x0b [caption id="1"]<img src="x"/> Cap[/caption]\n\nThree.\n<pre>x</pre>'
         '[code]y[/code][a b="c"][1][sic][/a]', "2021-02-03"),
-    item("<!-- wp:paragraph --><p>One *a*.</p>", "2010-01-01"),
+    item("<!-- wp:paragraph --><p>One *a* <!ENTITY.</p>", "2010-01-01"),
     *(item("d", status="draft"), item("e", kind="page"), item("f", status="private")),
 )
 TAIL = "Subscribe to the letter, it is free."
@@ -318,6 +345,8 @@ forms of dates || posts/a.md=---↵date: 2021年5月4日↵---↵e ¦ posts/b.md
   posts/c.md=---↵Date Created: 1/30/2021↵---↵b ¦ posts/d.md=---↵posted: Thu, 01 Apr 2021 GMT↵---↵c ¦
   posts/e.md={"lastmod": "2021-05"}↵d ¦ posts/f.md=---↵created: 2022↵---↵f ¦
   posts/g.md=---↵date: 1700000000↵---↵g || a¦b¦c¦d¦e¦f¦g
+pages of a program || src/blog/[a].astro=x ¦ src/posts/b/page.tsx=x ¦ data/a.mdx=a || a
+plain text || posts/a.txt=↹One.↵↵      Two.↵- b↵    - c || One.↵↵Two.↵↵- b↵- c
 a site called blog || blog/content/a.md=a ¦ blog/README.md=r ¦ dist/posts/a.html=A || a
 an invalid header has a date || posts/a.md=---↵title: "A": b↵date: 2021-05-01↵draft: false↵---↵b ¦
   posts/b.md=---↵date: 2020-05-01↵---↵a ¦ posts/c.md=---↵x: y: z↵draft: true↵---↵c || a¦b
@@ -348,7 +377,7 @@ repeated | --drop-repeated | posts/a.md=a↵↵Subscribe to this. ¦ posts/b.md=
 def read_table(table):
     for line in rows(table):
         name, options, files, _, text = map(str.strip, line.split("|"))
-        files = dict(file.strip().replace("↵", "\n").split("=", 1) for file in files.split("¦"))
+        files = dict(file.strip().translate(MARKS).split("=", 1) for file in files.split("¦"))
         yield name, files, options.split(), text.replace("¦", "\n\n\n").replace("↵", "\n") + "\n"
 
 
@@ -358,7 +387,7 @@ BLOGS = [
         "WordPress",
         {"a.xml": WORDPRESS},
         [],
-        "T & 2010-01-01\n\nOne *a*.\n\n\nT & 2021-02-03\n\nTwo. Cap\n\nThree.\n\n[1][sic]\n",
+        "T & 2010-01-01\n\nOne *a* <!ENTITY.\n\n\nT & 2021-02-03\n\nTwo. Cap\n\nThree.\n\n[1][sic]\n",
     ),
     (
         "encodings",
