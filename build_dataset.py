@@ -109,15 +109,13 @@ FRONT_MATTER = re.compile(
 )
 # The header of some posts in MDX; it is rewritten as Eleventy's.
 MODULE = re.compile(
-    r"\A(?:\s++|import\b[^\n]*+\n)*+export\s+const\s+(?:meta|metadata|front_?matter)\s*+=\s*+"
-    r"(\{[^{}\n]*+\}|\{.{0,20000}?^\});?",
-    re.MULTILINE | re.DOTALL | re.IGNORECASE,
+    r"(?ims)\A(?:\s++|import\b[^\n]*+\n)*+export\s+const\s+(?:meta|metadata|front_?matter)\s*+=\s*+"
+    r"(\{[^{}\n]*+\}|\{.{0,20000}?^\});?"
 )
 # Of an invalid header: scalars, and a title that has quotes in it or begins with words in quotes or brackets.
 FIELD = re.compile(
-    r"^([\w -]++)[:=][ \t]*+(?:([\"']?)([^\[\]{}\"'\n]*)\2|(?<=[Tt]itle: )(?:'((?:[^'\n]|\b'\b)*+)'"
-    r"|((?:(?:\"[^\"\n]*+\"|'[^'\n]*+'|\[[^\[\]\n]++\])[ \t]|(?=\w))[^\[\]{}\n]*[^\s\[\]{}])))[ \t]*$",
-    re.MULTILINE,
+    r"(?m)^([\w -]++)[:=][ \t]*+(?:([\"']?)([^\[\]{}\"'\n]*)\2|(?<=[Tt]itle: )(?:'((?:[^'\n]|\b'\b)*+)'"
+    r"|((?:(?:\"[^\"\n]*+\"|'[^'\n]*+'|\[[^\[\]\n]++\])[ \t]|(?=\w))[^\[\]{}\n]*[^\s\[\]{}])))[ \t]*$"
 )
 NO_FIELD = re.compile(r"^(?![\w\"'][\w\"' .-]{0,30}[:=]|[ \t#?:\]})-]|$)", re.MULTILINE)
 
@@ -198,6 +196,7 @@ TEMPLATE = re.compile(
 )
 TEMPLATE_ENDS = {"{{": r"\}\}", "{%": r"%\}", "{{<": r">\}\}", "{{%": r"%\}\}"}
 CODE_BLOCKS = {"highlight", "codeblock", "code", "prism", "mermaid", "plantuml", "graphviz", "tikz", "katex", "math"}
+CODE_BLOCKS |= {"chart", "echarts"}
 UNSEEN_BLOCKS = {"comment", "style", "css", "js", "javascript", "stylesheet", "schema"}
 
 
@@ -252,10 +251,9 @@ INLINE = (
     "nobr|notextile|output|picture|progress|q|rp|rt|ruby|s|small|source|span|strike|strong|sub|sup|time|u|var|wbr"
 )
 BLOCK = (
-    "address|area|article|aside|blockquote|body|br|caption|center|col|colgroup|dd|details|dialog|dir|div|dl|dt|"
-    "embed|fieldset|figcaption|figure|footer|form|h[1-6]|head|header|hr|html|legend|li|main|map|menu|nav|object|"
-    "ol|optgroup|option|p|param|pre|section|select|summary|table|tbody|td|textarea|tfoot|th|thead|title|tr|"
-    "track|ul"
+    "address|area|article|aside|blockquote|body|br|caption|center|col|colgroup|dd|details|dialog|dir|div|dl|dt|embed|"
+    "fieldset|figcaption|figure|footer|form|h[1-6]|head|header|hr|html|legend|li|main|map|menu|nav|object|ol|"
+    "optgroup|option|p|param|pre|section|select|summary|table|tbody|td|textarea|tfoot|th|thead|title|tr|track|ul"
 )
 END_OPTIONAL = {"p", "li", "dt", "dd", "tr", "td", "th", "option", "thead", "tbody", "tfoot"}
 VOID = {"area", "br", "col", "embed", "hr", "param", "track"}  # never closed
@@ -283,6 +281,8 @@ EMPTY_ITEM = rf"^(?:(?<![^\n]\n)|(?![ \t>]*+-$))([ \t>]*+(?:{ITEM}(?:[ \t>]++|$)
 FAR_ITEM = rf"^([ \t>]*+{ITEM})(?: {{5,}}+| *+\t[ \t]++)(?=\S)"
 EXPORT = r"default\s+(?:[({<\[]|(?:async|function|class)\b|[\w.]++(?:\(|;?[ \t]*+$))"  # a module's, not prose
 HANGING = r"^ {0,3}(?:\[\^([^\]\s]++)\]:|:(?=[ \t]))[ \t]*+"  # starts a footnote or a definition
+LABEL = r"(?:\[((?:[^\[\]\n]|\[[^\[\]\n]*+\])*+)\])?(?:\{[^{}\n]*+\}(?=[ \t]*+$))?"
+IN_CELL = re.compile(r"(?<!`)</?(?:br|p|ul|ol|li|div)\b[^<>\n]*+>(?!`)", re.IGNORECASE)  # becomes a space
 HAS_LETTER = r"[^\[\]\n]*?(?:[^\W\d_]|\d-\d)"
 # The ends of comments and of display maths
 ENDS = {"<!--": "-->", "{::comment}": r"\{:/(?:comment)?\}", "{/*": r"\*/\}", "{#": r"#\}", "<%": "%>", "<?": r"\?>"}
@@ -310,6 +310,7 @@ class Simplifier:
         self.notes = set(re.findall(HANGING, text, re.MULTILINE))
         # Of HTML: how far it is indented; start tags less end tags; which tags that begin a line are not yet closed.
         self.indent, self.balance, self.open = 0, Counter(), Counter()
+        self.margins = [""]  # how far the content of each open component is indented
         rules = [(re.compile(pattern, re.M | re.I), action) for kind, pattern, action in self.RULES if kind in kinds]
         unnamed = (re.sub(r"\(\?P<\w+>", "(", rule.pattern) for rule, _ in rules)  # a name may stand only once
         opener = "|".join(f"(?P<rule{number}>{pattern})" for number, pattern in enumerate(unnamed))
@@ -337,12 +338,10 @@ class Simplifier:
         prefix, mark = opener["prefix"], opener["mark"][:20]
         width = min(len(prefix), 30)
         end = self.finder.find(rf"^[ \t>]{{0,{width + 3}}}{mark}{mark[0]}*+[ \t]*+$", opener.end())
-        # If the first line is in the same quote or item of a list, the code ends with that, before an empty line.
-        inside, outside = rf"[ \t]{{{width}}}", rf"[ \t]{{0,{width - 1}}}+\S"
-        if ">" in prefix:
-            inside, outside = r"[ \t]*+>", r"(?![ \t]*+>)"
+        # If the next line is in the same quote or item of a list, the code ends with this, before an empty line.
+        inside = r"[ \t]*+>" if ">" in prefix else rf"[ \t]{{{width}}}"
         if prefix.strip() and re.compile(rf"\n{inside}").match(self.text, opener.end()):
-            left = self.finder.find(rf"\n(?=[ \t]*+\n{outside})", opener.end())
+            left = self.finder.find(rf"\n(?=[ \t]*+\n(?!{inside})[ \t]*+\S)", opener.end())
             end = min(filter(None, (end, left)), key=re.Match.start, default=None)
         if not end:
             return prefix, opener.end("mark")
@@ -379,6 +378,11 @@ class Simplifier:
             code = html.unescape(ANY_TAG[False].sub(lambda tag: "\n" * (tag["name"].lower() == "br"), code))
             return line + (f"\n\n{block(code)}\n\n" if name == "pre" else hide_span(code)), end.end()
         if opener["custom"] and opener["line"] is not None and opener["rest"] is not None:
+            is_component = name != opener["name"] and opener[0].rstrip()[-2] != "/"
+            if is_component and not opener["slash"]:
+                self.margins.append(re.compile(r"(?:[ \t]*+\n)*+([ \t]*+)").match(self.text, opener.end())[1])
+            elif is_component and len(self.margins) > 1:
+                self.margins.pop()
             return line + "\n\n", opener.end()
         if opener["block"] and name not in VOID and not opener[0].endswith("/>"):
             is_inside = any(self.balance.values())
@@ -390,7 +394,8 @@ class Simplifier:
                 self.open[name] = max(0, self.open[name] - 1)
             elif name not in END_OPTIONAL and (opener["line"] is not None or any(self.open.values())):
                 self.open[name] += 1
-        return line + opener[0][len(opener["line"] or "") :], opener.end()
+        # A line that begins with the tag's end is no quote.
+        return line + re.sub(r"(?<=\S)\n[ \t]*+(?=> *+\Z)", " ", opener[0][len(opener["line"] or "") :]), opener.end()
 
     def unindent(self, line: str, is_html: bool) -> str:
         """Inside HTML lines may be indented at will; they must not look like code, unless the HTML itself does."""
@@ -399,7 +404,7 @@ class Simplifier:
 
     def indented(self, start: re.Match) -> tuple[str, int]:
         """The start of a line that does not begin with a tag."""
-        return self.unindent(start[0], any(self.open.values())), start.end()
+        return self.unindent(start[0], any(self.open.values())).removeprefix(self.margins[-1]), start.end()
 
     def module(self, opener: re.Match) -> tuple[str, int]:
         """An import or export goes up to the end of its paragraph, or more, until its brackets are closed."""
@@ -437,20 +442,20 @@ class Simplifier:
         ("mdx", r"\{\s*+(?:\"([^\"\n]*+)\"|'([^'\n]*+)'|`([^`\n]*+)`)\s*+\}", r"\1\2\3"),
         ("md", r"(?P<line>^ {0,3})?\[\^(?P<key>[^\]\s]++)\](?P<colon>:?)", footnote),
         ("md", r"^[ \t]*+\[{1,2}_?TOC_?\]{1,2}[ \t]*+$", ""),
-        ("md", rf"(?P<image>!)?(?<![\w\]])\[\[(?=\S)(?={HAS_LETTER})(?P<link>[^\[\]\n]++)\]\](?![\[(])", wiki_link),
+        ("md", rf"(?P<image>!)?(?<![a-z0-9\]])\[\[(?=\S)(?={HAS_LETTER})(?P<link>[^\[\]\n]++)\]\](?![\[(])", wiki_link),
         ("md", r"^([ \t]*+>[ \t>]*+)\[![\w-]++(?:\|[^\]\n]*+)?\][-+]?", r"\1"),  # > [!note]
         ("md", r"(?<![a-z0-9_=])==(?=[^\s=])([^=\n]*+)(?<=\S)==(?![a-z0-9_=])", r"\1"),  # highlighted
         ("md", r"(?:^|(?<![|\s])[ \t]++)\^(?=[\w-]*[a-z])[\w-]{3,}+[ \t]*+$", ""),  # the name of a block, for links
         ("md", r"(?<=[\w.,;:!?)\"'*])\^\[(?=[^\[\]\s]*+ )([^\[\]\n]*+)\]", r" (\1)"),  # a footnote's text
-        ("md", r"^[ \t]*+:::++[ \t]*+(?:\{[^}\n]*+\}|[\w-]*+)", ""),  # ::: note
+        ("md", rf"^[ \t]*+(?::::++[ \t]*+(?:\{{[^}}\n]*+\}}|[\w-]*+)|::[\w-]++(?=[\[{{])){LABEL}", r"\n\1"),  # ::: note
         ("md", rf"^ {{0,3}}{ITEM}[ \t][^\n]*+\n[ \t]*+\{{:[^}}\n]*\btoc\b[^}}\n]*+\}}", ""),  # will be the contents
         # {: .class }, {.class} and {key=value} on a line of their own
         ("md", r"^[ \t>]*+(?:\{(?::(?!:)|[#.]\w|[\w-]++=)[^{}\n]*+\}[ \t]*+)++$", ""),
         ("md", rf"^([ \t>]*+(?:{ITEM}[ \t>]++)++)\{{:(?!:)[^{{}}\n]*+\}}", r"\1"),  # or at the start of a list's item
         ("md", r"\[([^\[\]\n]++)\]\{[#.][^{}\n]*+\}", r"\1"),  # pandoc's
-        # or behind words, a link or an image, or at the end of a heading; {::nomarkdown} and {:/}
+        # or behind emphasis, a link or an image, or at the end of a line; {::nomarkdown} and {:/}
         ("md", r"(?<=[*_`)\]>\"'])\{[:#.][^{}\n]*+\}|(?<=\))\{\w++=[^{}\n]*+\}", ""),
-        ("md", r"\{:[:/][^{}\n]*+\}|(?<=[ \t])\{[#.][^{}\n]*+\}(?=[ \t]*+$)", ""),
+        ("md", r"\{:[:/][^{}\n]*+\}|(?<=\S)[ \t]*+\{(?::[ \t]*+)?[#.][a-z][^{}\n]*+\}(?=[ \t]*+$)", ""),
         ("md", r"^ {0,3}\*\[[^\]\n]++\]:[^\n]*+|^\^[ \t]*+$", ""),  # an abbreviation's definition, a block's end
         ("md", rf"^([ \t>]*+{ITEM}[ \t]++)\[[ x/<>!?*-]\](?=[ \t])", r"\1"),  # a task
         ("md", r"\]\((?:[^()\"\n]|\"[^\"\n]*+\"|\([^()\n]*+\))*+\)", "](#)"),  # [a](b c)
@@ -463,10 +468,13 @@ class Simplifier:
 
 def simplify(text: str, kinds: set[str]) -> str:
     """Reduce a post to mistune's Markdown, or to plain HTML."""
+    if "md" in kinds:  # the title of a box is a line
+        text = re.sub(r"(?m)^[ \t]*+(?:>[ \t>]*+\[![\w-]|:::)[^\n]*+", r"\g<0>  ", text)
     text = Simplifier(text, kinds).result
     if "md" not in kinds:
         return text
-    text = re.sub(r"\n([ \t>]*+\|[^\n]*+)", r"  \n\1  ", "\n" + text)  # the rows of a table are lines
+    # The rows of a table are lines.
+    text = re.sub(r"\n([ \t>]*+\|[^\n]*+)", lambda row: f"  \n{IN_CELL.sub(' ', row[1])}  ", "\n" + text)
     text = re.sub(EMPTY_ITEM, r"\1 ", text, flags=re.MULTILINE)  # the text of an item does not begin two lines below
     text = re.sub(FAR_ITEM, r"\1   ", text, flags=re.MULTILINE)  # nor is it code when it begins far to the right
     # Further lines of a footnote or a definition are indented under the first: make paragraphs of them.
@@ -716,8 +724,7 @@ def find_files(root: Path, drafts: bool) -> tuple[list[Path], int]:
             tell(f"left alone: {(here / name).as_posix()!r}, a link to a folder")
     folders = {"_posts", "_drafts"} if any(is_in(path, {"_posts"}) for path in files) else POST_FOLDERS
     posts = files if base == "content" else [path for path in files if is_in(path, folders)]
-    if not any(path.suffix.lower() in SUFFIXES for path in posts):  # such as the pages of a program, src/app/blog
-        posts = []
+    posts = posts if any(path.suffix.lower() in SUFFIXES for path in posts) else []  # not a program's src/app/blog
     in_posts = bool(posts) or base in POST_FOLDERS
 
     def is_notice(path: Path) -> bool:  # such as a README; further down among the posts it is one
@@ -766,31 +773,38 @@ def read_text(path: Path, root: Path, max_mb: float) -> str:
         return data.decode("utf-8-sig", "cp1252")
 
 
-CODE_SHORTCODES = {"code", "sourcecode", "php", "python", "javascript", "html", "xml", "css", "sql", "bash", "java"}
-# Only before the first tag may entities be defined, which can grow to any size.
-DOCTYPE = re.compile(r"(?:\s++|<\?.*?\?>|<!--.*?-->)*+<!DOCTYPE", re.DOTALL)
+CODE_SHORTCODES = (
+    "as3|bash|c|clojure|code|coldfusion|cpp|crayon|csharp|css|delphi|diff|erlang|fsharp|go|groovy|haskell|highlight|html|"
+    "java|javascript|js|matlab|objc|perl|php|powershell|py|python|r|ruby|scala|shell|sourcecode|sql|swift|vb|xhtml|xml"
+)
 
 
 def split_export(text: str) -> Iterator[tuple[dict[str, str], str]]:
     """The posts in a WordPress export, each as a header and a body of HTML."""
-    if "wordpress.org/export/" not in text[:20_000] or DOCTYPE.match(text):
+    defines_entities = re.match(r"(?s)(?:\s++|<\?.*?\?>|<!--.*?-->)*+<!DOCTYPE", text)  # these can grow to any size
+    if "wordpress.org/export/" not in text[:20_000] or defines_entities:
         raise SkippedError("'.xml' that is no WordPress export")
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise SkippedError(f"invalid XML ({error})") from None
-    closed = {"gallery"}  # the shortcodes that have an end tag
+    closed = {"gallery", "toc"}  # the shortcodes that have an end tag, or no use for one
 
     def shortcode(tag: re.Match) -> str:
-        if tag[2] not in closed and "=" not in tag[3]:
+        if tag[2] not in closed and "=" not in tag[3] and "://" not in tag[3]:
             return tag[0]  # just a word in brackets
-        return f"<{tag[1]}pre>" if tag[2].lower() in CODE_SHORTCODES else " "
+        if shown := captions(tag[3]):
+            return shown
+        return f"<{tag[1]}pre>" if re.fullmatch(CODE_SHORTCODES, tag[2].lower()) else " "
 
     for item in root.iter("item"):
         fields = {re.sub(r"\{.*/export/.*\}", "", field.tag): field.text or "" for field in item}
         body = fields.get("{http://purl.org/rss/1.0/modules/content/}encoded", "")
+        if "<!-- wp:" not in body:  # of the old editor, in which a line end between words is one
+            body = re.sub(r"(<[^<>]*+>)|(?<![>\s])\n(?![<\s])", lambda match: match[1] or "<br>", body)
         closed |= set(re.findall(r"\[/([\w-]+)\]", body))
         body = re.sub(r"\[(/?)([a-zA-Z][\w-]*+)((?:[\s=/][^\[\]]*+)?)\]", shortcode, body)
+        body = re.sub(r"\$latex\s++([^$]*+)\$", r"\1", body)
         header = {"title": "title", "date": "post_date", "status": "status"}
         if fields.get("post_type") == "post":  # without tags, empty lines separate paragraphs
             yield {key: fields.get(name, "") for key, name in header.items()}, re.sub(r"\n\s*\n", "\n<p>\n", body)

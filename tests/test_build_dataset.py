@@ -77,16 +77,19 @@ words in tags ‖ {% include figure b="c" caption="*d*" %} e {% post_link f 'g h
   ‖ d↵↵e g h↵↵i↵↵j
 indented between shortcodes ‖ {{< a >}}↵    {{% b %}}↵↵        c↵    {{% /b %}}↵{{</ a >}}↵    {{< a/>}}↵↵    d ‖ c
 unclosed Liquid ‖ a {% comment %}b {% highlight x %}c {% d↵↵e {{ f ‖ a b c {% d↵↵e {{ f
-Hugo ‖ a {{< b "c" >}} {{% note %}}d{{% /note %}}↵{{< highlight go >}}↵x↵{{< /highlight >}}↵e ‖ a d↵↵e
+Hugo ‖ a {{< b "c" >}} {{% note %}}d{{% /note %}}↵{{< highlight a >}}↵x↵{{< /highlight >}}↵e{{< chart >}}f{{< /chart >}}
+  ‖ a d↵↵e
 Hugo, shown ‖ {{< figure src="a" caption="It's *b*" >}} {{< d caption=`e` >}} {{</* c "d" */>}} `{{ .E }}` {{ .F }}
   ‖ It's b↵↵e↵↵{{< c "d" >}} {{ .E }}
 shortcodes of one name ‖ {{< code-toggle a=b />}}↵c {{< code >}} d↵↵{{< code-toggle >}}e{{< /code-toggle >}}↵f ‖ c d↵↵f
 components in Markdown ‖ <A b="c">↵*d* {/* e */}↵↵Vec<T>↵</A>↵↵<B↵  f='g'↵/>↵↵h ‖ d↵↵Vec<T>↵↵h
 Obsidian ‖ [[A]] [[b|c]] [[d#e]] ![[f.png]] %%g%% 5%% h↵↵%%↵i↵↵j↵%%↵↵> [!note] k ‖ A c d > e 5%% h↵↵k
-Obsidian's boxes ‖ > [!a|b]+ c↵↵- [/] d↵- [>] e ‖ c↵↵- d↵- e
+links to pages among letters ‖ 中[[a|文]]。 _[[b]]_ c[[d]] ‖ 中文。 b c[[d]]
+Obsidian's boxes ‖ > [!a|b]+ c↵> d↵↵> [![e](f)](g) h↵> i↵↵- [/] d↵- [>] e ‖ c↵d↵↵h i↵↵- d↵- e
 templates of other kinds ‖ <% tp.a↵↵b %>c<?php $e->f ?> <!-->g<!---> <![if !h]>i<![endif]> 1 <% 2 %> ‖ c g i 1 <% 2 %>
 Obsidian's names and marks ‖ [[2020-01-01#^a]] [[a\|b]] ==c *d*== e == f == g ^h1↵↵[[toc]]↵↵- i ^j-k
   ‖ 2020-01-01 b c d e == f == g ^h1↵↵- i
+the end of a tag on a line ‖ <a↵  href="b"↵>↵  c</a>, d <e↵↵> f ‖ c, d <e↵↵f
 inline tags ‖ <b>a</b>b <a href='x>y'>c</a>d H<sub>2</sub>O <i title='<x>'>e</i> ‖ ab cd H2O e
 buttons are words ‖ <button>a</button> b <link rel="c"/>d ‖ a b d
 blocks ‖ a<br>b<br/>c<div>d</div><p>e</p><h2>f</h2> ‖ a↵b↵c↵↵d↵↵e↵↵f
@@ -106,8 +109,10 @@ HTML list ‖ <ol start='3'><li>a</li><li><p>b</p></li></ol><ul>↵<li>c↵</ul>
 entities ‖ &lt;b&gt; &amp;amp; &eacute; &#65; a&nbsp; b ‖ <b> &amp; é A a b
 kramdown ‖ {: .a}↵# H {#id}↵↵*e*{: .f} g {:a => 1}↵↵* TOC↵{:toc}↵↵1. {:.h} i↵2. j↵↵*[k]: l ‖ H↵↵e g {:a => 1}↵↵1. i↵2. j
 attributes on lines ‖ a↵{.b #c}↵↵> d↵{e="f"}↵↵# g↵{: .h}{: .i}↵↵- > {: .j}↵  > k ‖ a↵↵d↵↵g↵↵- k
+attributes at the ends of lines ‖ ## A{#b}↵↵## C {: #d .e}↵↵5%{.f}↵g.{.h}↵{i} ‖ A↵↵C↵↵5% g. {i}
 kramdown's comments ‖ - {::comment}↵  a↵  {:/comment}↵- b {::nomarkdown}c{:/} ‖ - b c
 pandoc ‖ ## A {#b .c}↵↵[d](e){.f} [g]{.h} ![i](j){width=5}k↵↵::: note↵l↵:::↵↵m ‖ A↵↵d g k↵↵l↵↵m
+boxes with titles ‖ :::a[B *c*]{.d}↵e↵:::↵f↵::: g h i↵j↵:::↵↵::k[l]{m=n}↵↵::o ‖ B c↵e↵↵f↵↵h i↵j↵↵l↵↵::o
 a footnote in the text ‖ a.^[It is *b*.] c^[d] ‖ a. (It is b.) c^[d]
 footnotes ‖ a[^1] b[^x]: c.↵↵[^1]: d↵↵    e↵[^x]: f ‖ a b: c.↵↵d↵↵e↵↵f
 definitions ‖ Term↵: text↵↵    more↵↵b ‖ Term↵↵text↵↵more↵↵b
@@ -120,6 +125,7 @@ lists ‖ * a↵* b↵    * c↵↵3) d↵4) e↵↵- [ ] f↵- [x] g ‖ - a↵
 items far to the right ‖ -     a↵-↹↹b↵↵3.      c↵↵        d ‖ - a↵- b↵3. c↵↵d
 items that begin later ‖ -   ↵↵    a↵↵1.  ↵↵    b↵↵c ‖ - a↵1. b↵↵c
 tables ‖ |---↵| a | b↵|:-|-:↵| *c* | d↵|===↵| e | f↵↵| g |↵↵h | i↵--|--↵j | k ‖ a | b↵c | d↵e | f↵↵g↵↵h | i↵j | k
+blocks in cells ‖ | a<br>b | H<sub>2</sub>O |↵|--|--|↵| <ul><li>c</li><li>d</li></ul> | `<p>` | ‖ a b | H2O↵c d | <p>
 line breaks ‖ one  ↵two\↵three\\↵four↵five ‖ one↵two↵three↵four five
 folding ‖ ‘a’ “b” c–d e—f g… h --- i ‖ 'a' "b" c-d e--f g... h -- i
 """
@@ -143,6 +149,8 @@ import taxes {/* n */}rise{" "}now, <D>o</D>+<></>p `{q}`{'{'}.\n\n```\nexport c
 
 # A line holds a source and its text.
 MDX_TABLE = r"""
+<Aa>↵  <Bb c="d">↵↵    ## E↵↵    - f↵    - g↵↵    1. h↵↵       i↵    2. j↵↵    k↵  </Bb>↵</Aa>↵↵- l
+  ‖ E↵↵- f↵- g↵1. h↵↵i↵↵2. j↵↵k↵↵- l
 a <Link b="c">d</Link> <Button>e</Button> <Video>f</Video> <Code>g</Code> <Style>{`h{}`}</Style> <link/>i ‖ a d e f g i
 import A from "a"↵↵export const metadata = {↵  title: "T",↵  tags: [b],↵};↵↵c ‖ T↵↵c
 export default is a word.↵↵export default a(b)↵↵export default A;↵↵export const b = `↵↵c`↵↵d
@@ -325,7 +333,8 @@ def export(*items, start=""):
 
 WORDPRESS = export(
     item('Two.\x0b [caption id="1"]<img src="x"/> Cap[/caption]\n\nThree.\n<pre>x</pre>'
-        '[code]y[/code][a b="c"][1][sic][/a]', "2021-02-03"),
+        '[code]y[/code][a b="c"][1][sic][/a][toc][b http://c]\nd $latex e^2$ <i\nf>g</i>[ruby]h[/ruby]', "2021-02-03"),
+    item('[caption id="1" caption="Cap"]<img/>[/caption]', "2022-01-01"),
     item("<!-- wp:paragraph --><p>One *a* <!ENTITY.</p>", "2010-01-01"),
     *(item("d", status="draft"), item("e", kind="page"), item("f", status="private")),
 )
@@ -387,7 +396,8 @@ BLOGS = [
         "WordPress",
         {"a.xml": WORDPRESS},
         [],
-        "T & 2010-01-01\n\nOne *a* <!ENTITY.\n\n\nT & 2021-02-03\n\nTwo. Cap\n\nThree.\n\n[1][sic]\n",
+        "T & 2010-01-01\n\nOne *a* <!ENTITY.\n\n\n"
+        "T & 2021-02-03\n\nTwo. Cap\n\nThree.\n\n[1][sic]\nd e^2 g\n\n\nT & 2022-01-01\n\nCap\n",
     ),
     (
         "encodings",
@@ -418,7 +428,7 @@ def test_blog(tmp_path, files, options, text, packed):
 
 
 def test_an_export_as_a_file(tmp_path):
-    assert run(write(tmp_path, {"a.xml": WORDPRESS}) / "a.xml", output=tmp_path / "o.txt")[1].count("T & 20") == 2
+    assert run(write(tmp_path, {"a.xml": WORDPRESS}) / "a.xml", output=tmp_path / "o.txt")[1].count("T & 20") == 3
 
 
 def test_what_is_said(tmp_path, capsys):
