@@ -120,13 +120,13 @@ FIELD = re.compile(
 NO_FIELD = re.compile(r"^(?![\w\"'][\w\"' .-]{0,30}[:=]|[ \t#?:\]})-]|$)", re.MULTILINE)
 
 
-def split_front_matter(text: str, mdx: bool = False) -> tuple[dict[str, str], str]:
+def split_front_matter(text: str, kinds: set[str]) -> tuple[dict[str, str], str]:
     """Return the scalars of the header by their names (their letters, in lower case), and the rest.
 
     Lists and the like are dropped unread: with YAML's aliases, a few hundred bytes describe gigabytes of them. Of an
     invalid header, lines that look like fields are used; what does not look like a header is text between two rules.
     """
-    if mdx:
+    if "mdx" in kinds:
         text = MODULE.sub(r"---js\n\1\n---\n", text)
     match, header = FRONT_MATTER.match(text), None
     fields, rest = (match["fields"] or match["bare"] or "", text[match.end() :]) if match else ("", text.lstrip())
@@ -147,6 +147,8 @@ def split_front_matter(text: str, mdx: bool = False) -> tuple[dict[str, str], st
         header = {}  # a program, not prose
     if not isinstance(header, dict) or (header and all(str(name).count(" ") > 2 for name in header)):
         return {}, text
+    for more in (header.get("date"), header.get("extra")):  # dates of MkDocs and Zola
+        header = (more if isinstance(more, dict) else {}) | header
     scalars = {name: str(value).strip() for name, value in header.items() if not isinstance(value, (list, dict))}
     scalars = {re.sub("[^a-z]", "", str(name).lower()): scalars[name] for name in scalars}
     return {name: value for name, value in scalars.items() if value not in ("~", "null")}, rest
@@ -282,7 +284,7 @@ FAR_ITEM = rf"^([ \t>]*+{ITEM})(?: {{5,}}+| *+\t[ \t]++)(?=\S)"
 EXPORT = r"default\s+(?:[({<\[]|(?:async|function|class)\b|[\w.]++(?:\(|;?[ \t]*+$))"  # a module's, not prose
 HANGING = r"^ {0,3}(?:\[\^([^\]\s]++)\]:|:(?=[ \t]))[ \t]*+"  # starts a footnote or a definition
 LABEL = r"(?:\[((?:[^\[\]\n]|\[[^\[\]\n]*+\])*+)\])?(?:\{[^{}\n]*+\}(?=[ \t]*+$))?"
-IN_CELL = re.compile(r"(?<!`)</?(?:br|p|ul|ol|li|div)\b[^<>\n]*+>(?!`)", re.IGNORECASE)  # becomes a space
+IN_CELL = re.compile(r"(?<!`)</?(?:br|p|ul|ol|li|div)\b[^<>\n]*+>(?!`)", re.IGNORECASE)  # a row is a line
 HAS_LETTER = r"[^\[\]\n]*?(?:[^\W\d_]|\d-\d)"
 # The ends of comments and of display maths
 ENDS = {"<!--": "-->", "{::comment}": r"\{:/(?:comment)?\}", "{/*": r"\*/\}", "{#": r"#\}", "<%": "%>", "<?": r"\?>"}
@@ -473,7 +475,6 @@ def simplify(text: str, kinds: set[str]) -> str:
     text = Simplifier(text, kinds).result
     if "md" not in kinds:
         return text
-    # The rows of a table are lines.
     text = re.sub(r"\n([ \t>]*+\|[^\n]*+)", lambda row: f"  \n{IN_CELL.sub(' ', row[1])}  ", "\n" + text)
     text = re.sub(EMPTY_ITEM, r"\1 ", text, flags=re.MULTILINE)  # the text of an item does not begin two lines below
     text = re.sub(FAR_ITEM, r"\1   ", text, flags=re.MULTILINE)  # nor is it code when it begins far to the right
@@ -635,11 +636,11 @@ def clean_parts(
     header: dict[str, str], body: str, kinds: set[str], titles=True, unpublished=False, drafts=False, **options
 ) -> str:
     """Plain text of a post that has been taken apart. Raises `SkippedError` if it is not public."""
-    fields = "published", "publish", "draft", "status"  # of Jekyll, Obsidian, Hugo and WordPress
-    published, public, draft, status = (header.get(field, "").lower() for field in fields)
-    if not unpublished and ({published, public} & {"false", "no", "off"} or status in ("private", "trash")):
+    fields = "published", "publish", "draft", "isdraft", "status", "password"  # Jekyll, Obsidian, Hugo, WordPress
+    published, public, draft, is_draft, status, hidden = (header.get(field, "").lower() for field in fields)
+    if not unpublished and ({published, public} & {"false", "no", "off"} or status in ("private", "trash") or hidden):
         raise SkippedError("unpublished")
-    if not drafts and (draft in ("true", "yes", "on") or status in ("draft", "auto-draft", "pending")):
+    if not drafts and ({draft, is_draft} & {"true", "yes", "on"} or status in ("draft", "auto-draft", "pending")):
         raise SkippedError("a draft (see --drafts)")
     text, title = clean_text(body, kinds, **options), header.get("title", "")
     return f"{' '.join(clean_text(title, kinds - {'mdx'}, **options).split())}\n\n{text}".strip() if titles else text
@@ -652,7 +653,7 @@ def clean_post(raw: str, *, markdown: bool = True, mdx: bool = False, **options)
     dashes to ASCII), `titles`, `unpublished`, `drafts`, `markdown` (off for HTML files) and `mdx`.
     """
     kinds = {"html"} | ({"md"} if markdown else set()) | ({"mdx"} if mdx else set())
-    return clean_parts(*split_front_matter(plain_characters(raw), mdx), kinds, **options)
+    return clean_parts(*split_front_matter(plain_characters(raw), kinds), kinds, **options)
 
 
 # --------------------------------------------------------------------- files
@@ -663,7 +664,7 @@ TEMPLATE_FOLDERS = {"layouts", "_layouts", "_includes", "themes", "archetypes", 
 TEMPLATE_FOLDERS |= {"build", "dist", "out", "venv"}  # all of these: unless they lie among the posts
 NO_POSTS = re.compile(
     r"(?i)(?:readme|licen[cs]e|copying|notice|authors|contribut\w*|change-?log|changes|code.of.conduct|security|agents|"
-    r"claude|todo|requirements|robots|humans|404)(?:[._-][\w-]{2,6})?"
+    r"claude|gemini|install|pull_request_template|todo|requirements|robots|humans|404)(?:[._-][\w-]{2,6})?"
 )
 ASSETS = {".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ico", ".pdf", ".css", ".js", ".ts", ".json", ".mp4"}
 
@@ -686,13 +687,16 @@ def opened(source: str) -> Iterator[Path]:
         raise SourceError(f"{source!r} is no folder, .zip, WordPress export (.xml) or post; unpack or convert it first")
     else:
         with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
-            files = [file for file in archive.infolist() if Path(file.filename).suffix.lower() in SUFFIXES]
+            files = [file for file in archive.infolist() if Path(file.filename).suffix.lower() in SUFFIXES | {".zip"}]
             files = [file for file in files if not file.filename.startswith("__MACOSX")]
+            files = [file for file in files if file.external_attr >> 28 != 0o12]  # without links
             if sum(file.file_size for file in files) > 1_000_000 + 100 * path.stat().st_size:
                 raise SourceError(f"{source!r} would unpack to far more than a blog can be")
             for file in files:
                 file.filename = file.filename.replace("\\", "/")  # as old Windows writes them
                 try:
+                    if file.flag_bits & 1 or file.filename.lower().endswith(".zip"):
+                        raise SourceError("encrypted, or itself an archive: unpack it and name the folder")
                     archive.extract(file, folder)  # never outside the folder, whatever the name
                 except Exception as error:  # there are as many kinds as ways to pack
                     tell(f"warning: {file.filename!r} cannot be unpacked ({error})")
@@ -717,8 +721,9 @@ def find_files(root: Path, drafts: bool) -> tuple[list[Path], int]:
         here = Path(folder).relative_to(root)
         ignored = IGNORED_FOLDERS | (set() if is_in(here / "x", POST_FOLDERS) else TEMPLATE_FOLDERS)
         ignored |= set() if drafts else {"_drafts"}
-        shut += [(here / name).as_posix() for name in subfolders if name.lower() in ignored]
-        subfolders[:] = [name for name in subfolders if name.lower() not in ignored and not name.startswith(".")]
+        names_shut = [name for name in subfolders if {name.lower(), name.lower().lstrip("_-. 0123456789")} & ignored]
+        shut += [(here / name).as_posix() for name in names_shut]
+        subfolders[:] = [name for name in subfolders if name not in names_shut and not name.startswith(".")]
         files += [here / name for name in names]
         for name in filter(lambda name: os.path.islink(os.path.join(folder, name)), subfolders):
             tell(f"left alone: {(here / name).as_posix()!r}, a link to a folder")
@@ -773,10 +778,8 @@ def read_text(path: Path, root: Path, max_mb: float) -> str:
         return data.decode("utf-8-sig", "cp1252")
 
 
-CODE_SHORTCODES = (
-    "as3|bash|c|clojure|code|coldfusion|cpp|crayon|csharp|css|delphi|diff|erlang|fsharp|go|groovy|haskell|highlight|html|"
-    "java|javascript|js|matlab|objc|perl|php|powershell|py|python|r|ruby|scala|shell|sourcecode|sql|swift|vb|xhtml|xml"
-)
+CODE_SHORTCODES = "as3|bash|c|clojure|code|cpp|crayon|csharp|css|diff|erlang|fsharp|go|groovy|haskell|html|java|js|"
+CODE_SHORTCODES += "javascript|matlab|objc|perl|php|powershell|py|python|r|ruby|scala|shell|sourcecode|sql|swift|vb|xml"
 
 
 def split_export(text: str) -> Iterator[tuple[dict[str, str], str]]:
@@ -805,7 +808,7 @@ def split_export(text: str) -> Iterator[tuple[dict[str, str], str]]:
         closed |= set(re.findall(r"\[/([\w-]+)\]", body))
         body = re.sub(r"\[(/?)([a-zA-Z][\w-]*+)((?:[\s=/][^\[\]]*+)?)\]", shortcode, body)
         body = re.sub(r"\$latex\s++([^$]*+)\$", r"\1", body)
-        header = {"title": "title", "date": "post_date", "status": "status"}
+        header = {"title": "title", "date": "post_date", "status": "status", "password": "post_password"}
         if fields.get("post_type") == "post":  # without tags, empty lines separate paragraphs
             yield {key: fields.get(name, "") for key, name in header.items()}, re.sub(r"\n\s*\n", "\n<p>\n", body)
 
@@ -813,7 +816,8 @@ def split_export(text: str) -> Iterator[tuple[dict[str, str], str]]:
 # --------------------------------------------------------------------- posts
 
 DATED_NAME = re.compile(r"(?:^|/)(\d{4}|\d{2,3}(?=-))([-/])(\d{1,2})\2(\d{1,2})(?!\d)", re.ASCII)
-DATE_FIELDS = ("date", "(?:date|pub|post).*", "creat.*", "(?:updat|modif|lastm).*")  # by their letters
+DATE_FIELDS = ("date", "(?:date|pub|post)(?!id|lisher|.*(?:updat|modif)).*", "creat(?!or).*")  # by their letters
+DATE_FIELDS += ("(?:date|last)?(?:updat|modif|mod$).*",)
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 NO_DATE, DRAFT_DATE = (0,), (10_000,)  # older and newer than all dates
 
@@ -823,6 +827,8 @@ def read_date(text: str) -> tuple[int, ...]:
     try:
         if text.isdigit() and len(text) in (10, 13):  # (milli)seconds since 1970
             return datetime.fromtimestamp(int(text[:10]), UTC).timetuple()[:6]
+        text = re.sub(r"(?<=[T ])(?=\d:)", "0", text)  # 9:05, and 1:05 PM is 13:05
+        text = re.sub(r"(?i)\d\d(?=:[\d:]+ ?([ap])m)", lambda at: f"{int(at[0]) % 12 + 12 * (at[1] in 'pP'):02}", text)
         return datetime.fromisoformat(re.sub(r"\s+(?=[+-]\d\d)", "", text)).utctimetuple()[:6]
     except (ValueError, OverflowError):
         parts = re.findall(rf"(?a)\d{{1,9}}|{'|'.join(MONTHS)}", text.lower())[:6]
@@ -846,7 +852,7 @@ def name_date(path: Path) -> tuple[int, ...]:
 def date_of(path: Path, header: dict[str, str]) -> tuple[int, ...]:
     """The date in the path, else in the header."""
     names = (name for field in DATE_FIELDS for name in header if re.fullmatch(field, name))
-    is_draft = "_drafts" in path.parts or header.get("draft", "").lower() == "true"
+    is_draft = "_drafts" in path.parts or "true" in (header.get(name, "").lower() for name in ("draft", "isdraft"))
     dates = (name_date(path), *(read_date(header[name]) for name in names))
     return next((date for date in dates if date != NO_DATE), DRAFT_DATE if is_draft else NO_DATE)
 
@@ -897,8 +903,7 @@ def read_blog(
                     raise SkippedError("same file as another or as the output")
                 text = plain_characters(read_text(root / path, root, max_mb))
                 seen.add(real)
-                parts = split_export(text) if suffix == ".xml" else [split_front_matter(text, suffix == ".mdx")]
-                for header, body in parts:
+                for header, body in split_export(text) if suffix == ".xml" else [split_front_matter(text, kinds)]:
                     try:
                         text = clean_parts(header, body, kinds, drafts=drafts, **options)
                         posts.append((date_of(path, header), path, body if POST_BREAK in body else "", text))

@@ -320,8 +320,9 @@ def run(source, *options, output):
     return code, output.read_text("utf-8", "replace") if output.is_file() else None
 
 
-def item(body, date="2020-01-01", status="publish", kind="post"):
-    fields = f"<wp:post_date>{date} 10:00:00</wp:post_date><wp:status>{status}</wp:status>"
+def item(body, date="2020-01-01", status="publish", kind="post", password=""):
+    fields = f"<wp:post_password>{password}</wp:post_password>"
+    fields += f"<wp:post_date>{date} 10:00:00</wp:post_date><wp:status>{status}</wp:status>"
     title = f"<title>T &amp;amp; {date}</title><wp:post_type>{kind}</wp:post_type>"
     return f"<item>{title}{fields}<content:encoded><![CDATA[{body}]]></content:encoded></item>"
 
@@ -336,7 +337,7 @@ WORDPRESS = export(
         '[code]y[/code][a b="c"][1][sic][/a][toc][b http://c]\nd $latex e^2$ <i\nf>g</i>[ruby]h[/ruby]', "2021-02-03"),
     item('[caption id="1" caption="Cap"]<img/>[/caption]', "2022-01-01"),
     item("<!-- wp:paragraph --><p>One *a* <!ENTITY.</p>", "2010-01-01"),
-    *(item("d", status="draft"), item("e", kind="page"), item("f", status="private")),
+    *(item("d", status="draft"), item("e", kind="page"), item("f", status="private"), item("g", password="h")),
 )
 TAIL = "Subscribe to the letter, it is free."
 # In a table ↵ is a line end; a line holds a name, options, files and the text, in which ¦ separates posts.
@@ -350,6 +351,11 @@ Astro || src/content/blog/a.mdx=---↵pubDate: Jul 08 2022↵---↵import X from
   src/content/blog/b.md=---↵pubDate: 'Mar 1, 2021'↵---↵a ¦ src/pages/index.md=i || a¦b↵↵c
 the same day || posts/a.md=---↵date: 2021-05-01 12:00↵---↵b ¦ posts/b.md=---↵date: 2021-05-01 09:00↵---↵a || a¦b
 time zones || posts/a.md=---↵date: 2021-05-01 00:30 +0200↵---↵a ¦ posts/b.md=---↵date: 2021-04-30T23:00:00Z↵---↵b || a¦b
+hours || posts/a.md=---↵date: 2021-05-01 9:05 +0900↵---↵a ¦ posts/b.md=---↵date: 2021-05-01 1:05 AM↵---↵b ¦
+  posts/c.md=---↵date: 2021-05-01 1:05 PM↵---↵d ¦ posts/d.md=---↵date: 2021-05-01 11:00:00 am↵---↵c || a¦b¦c¦d
+fields of dates || posts/a.md=---↵lastUpdated: 2023-01-01↵---↵d ¦ posts/c.md=+++↵[extra]↵date = 2021-01-01↵+++↵b ¦
+  posts/b.md=---↵date_modified: 2029-01-01↵date_published: 2022-01-01↵---↵c ¦ posts/e.md=---↵post_id: 2999↵---↵0 ¦
+  posts/d.md=---↵date:↵  created: 2020-01-01↵---↵a ¦ posts/f.md=---↵publisher: A 2025↵---↵1 || 0¦1¦a¦b¦c¦d
 forms of dates || posts/a.md=---↵date: 2021年5月4日↵---↵e ¦ posts/b.md=---↵pub_date: 31/12/2020↵---↵a ¦
   posts/c.md=---↵Date Created: 1/30/2021↵---↵b ¦ posts/d.md=---↵posted: Thu, 01 Apr 2021 GMT↵---↵c ¦
   posts/e.md={"lastmod": "2021-05"}↵d ¦ posts/f.md=---↵created: 2022↵---↵f ¦
@@ -370,7 +376,8 @@ a README among posts || posts/a/README.md=a || a
 one dated name || _posts/2020-01-01-z.md=z ¦ _posts/a.md=a ¦ _posts/b.md=b || a¦b¦z
 one undated name || _posts/2020-01-01-z.md=z ¦ _posts/about.md=a || z
 drafts || posts/a.md=a ¦ posts/b.md=---↵draft: true↵---↵b ¦ posts/c.md=+++↵draft = true↵+++↵c || a
-a draft in JSON || posts/a.md=a ¦ posts/d.md=---json↵{"draft": true}↵---↵d || a
+no posts || a.md=a ¦ 99 - Templates/b.md=b ¦ _templates/c.md=c ¦ INSTALL.md=d ¦ GEMINI.md=e || a
+a draft in JSON || posts/a.md=a ¦ posts/b.md=---↵isDraft: true↵---↵b ¦ posts/d.md=---json↵{"draft": true}↵---↵d || a
 drafts wanted | --drafts | _posts/2020-01-01-a.md=---↵draft: true↵---↵a ¦ _drafts/c.md=c || a¦c
 unpublished || posts/a.md=---↵published: false↵---↵a ¦ posts/b.md=b || b
 unpublished wanted | --unpublished | posts/a.md=---↵published: false↵---↵a ¦ posts/b.md=b || a¦b
@@ -513,6 +520,10 @@ def test_hostile_archives(tmp_path, capsys):
         "c\n\n\nb\n\n\na\n",
     )
     assert not [path for path in (tmp_path, *list(tmp_path.parents)[:3]) if (path / "evil.md").exists()]
+    link = zipfile.ZipInfo("b.md")
+    link.external_attr = 0o120777 << 16
+    assert archive("links.zip", ("a.md", "a"), (link, "/etc/passwd"), ("b.zip", "")) == (0, "a\n")
+    assert "'b.zip' cannot be unpacked (encrypted, or itself an archive" in capsys.readouterr().err
     laughs = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]>'
     assert archive("laughs.zip", ("blog.xml", export(item("&b;"), start=laughs)), ("a.md", "a")) == (0, "a\n")
 
