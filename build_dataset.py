@@ -120,7 +120,7 @@ FIELD = re.compile(
 NO_FIELD = re.compile(r"^(?![\w\"'][\w\"' .-]{0,30}[:=]|[ \t#?:\]})-]|$)", re.MULTILINE)
 
 
-def split_front_matter(text: str, kinds: set[str]) -> tuple[dict[str, str], str]:
+def split_front_matter(text: str, kinds: set[str] = frozenset()) -> tuple[dict[str, str], str]:
     """Return the scalars of the header by their names (their letters, in lower case), and the rest.
 
     Lists and the like are dropped unread: with YAML's aliases, a few hundred bytes describe gigabytes of them. Of an
