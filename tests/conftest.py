@@ -51,7 +51,7 @@ def smaller(cell):
     fewer = CODE[cell].replace("rounds, longest = 700,", "rounds, longest = 5,")
     fewer = fewer.replace("[:500_000], 2048)", "[:5000], 200)").replace('"", 800, temperature', '"", 50, temperature')
     fewer = fewer.replace('"off" else 100', '"off" else 2').replace("len(sixteenth) > 5_000", "True")
-    fewer = fewer.replace(", 1500, temperature,", ", 100, temperature,").replace("[i:i + 100]", "[i:i + 55]")
+    fewer = fewer.replace(", 1500, t,", ", 100, t,").replace("[i:i + 100]", "[i:i + 55]")
     fewer = fewer.replace('256, 3, 4, 128), "automatic",', '16, 1, 2, 8, batch_size=4, max_iters=20), "as written",')
     return fewer + SMALLER.get(cell, "")
 
