@@ -118,9 +118,12 @@ def test_fitted_settings_fit_any_text(lesson):
     lesson["device"] = torch.device("cpu")
 
 
-def test_what_changes_from_the_form_is_printed(tmp_path):
-    names, said, _ = play(tmp_path, BLOG[:3000], ("core", "parameters", "definitions", "run"),
-        configuration="article 800k", norm="none")
+def test_what_changes_from_the_form_is_printed(tmp_path, capsys):
+    names, *_ = play(tmp_path, BLOG[:3000], ("core", "parameters", "definitions"), configuration="article 800k",
+        norm="none")
+    names["named"] = ()
+    exec(CODE["fit-show"], names)
+    said = capsys.readouterr().out
     changed = [f"{name} {getattr(names.asked, name)} -> {value}" for name,
         value in names.ARTICLE.items() if name not in TINY | {"norm": 0}]
     assert len(changed) > 5 and all(change in said for change in changed) and names.cfg.norm == "none"
