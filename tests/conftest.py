@@ -36,10 +36,12 @@ SMALLER = {  # added to cells, for experiments in seconds; these two run on a GP
                   "    return whole_write_plainly(model, min(length, 30), *args, **options)",
     "count-show": "\nfor c in CONFIGURATIONS.values():\n"
             "    c.update(n_layer=2, n_head=2, n_embd=8, block_size=32, batch_size=2, max_iters=20)",
-    "compare": "\nwhole_size = compare\ndef compare(variants, title, *args, **options):\n"
+    "compare": "\nwhole_size, titles = compare, {None}\ndef compare(variants, title, *args, **options):\n"
                "    small = {name: replace(c, n_layer=2, n_head=2, n_embd=8, batch_size=2, max_iters=1)\n"
                "        for name, c in variants.items()}\n"
-               "    return whole_size(small, title, *args, **options | ({} if title else dict(seeds=(1,))))",
+               "    args = ((1,), *args[1:]) if title in titles else args  # one seed will do for the second time\n"
+               "    titles.add(title)\n"
+               "    return whole_size(small, title, *args, **options)",
     "effort": "\npart_of_steps = min(part_of_steps, 0.01)",
     "pieces": "\nwhole_train_together = train_together\ndef train_together(jobs, texts, look=None):\n"
               "    return whole_train_together([replace(c, n_embd=8, n_head=2, block_size=8, batch_size=2, max_iters=2)"
