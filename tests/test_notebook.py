@@ -184,6 +184,7 @@ def test_it_runs_in_a_kernel_without_errors_or_warnings(executed):
         assert not [o for o in executed[cell] if o.output_type == "error" or o.get("name") == "stderr"], (cell,
             executed[cell])
     assert all(len(pictures(executed[cell])) == 1 for cell in FIGURES)
+    assert set(FIGURES) <= {cell["id"] for cell in CELLS if cell["metadata"].get("alt")}, "HTML describes them"
     assert all(pictures(executed[cell]) for cell in ("sweep", "ablation", "rates-picture"))
     assert said(executed["write"]) and "ok " in said(executed["checks-same"])
 
