@@ -74,9 +74,9 @@ def test_recorded_writing_equals_plain_writing(gpu, monkeypatch):
 
 
 def test_runs_side_by_side_equal_runs_alone(gpu):
-    cfg = new_run(gpu).cfg
+    cfg = new_run(gpu, dropout=0.0).cfg  # its draws depend on the neighbours
     found = gpu.compare({"a": cfg, "b": gpu.replace(cfg, residual="bug"), "c": gpu.replace(cfg, max_iters=30)}, None,
         (1,))
-    run = new_run(gpu)
+    run = new_run(gpu, dropout=0.0)
     gpu.train(run)
-    assert found["a"][0] == pytest.approx(run.history[-1]["val"], abs=3e-2), "other draws for dropout, no more"
+    assert found["a"][0] == pytest.approx(run.history[-1]["val"], abs=1e-2)
