@@ -42,7 +42,7 @@ def prepare(nb, cfg, data, changes, unclipped):
     if "dropout everywhere" not in changes:
         for block in net.blocks:
             block.attn.dropout, block.attn.drop = 0.0, torch.nn.Identity()
-    net.dtype = nb.dtype if "16 bits" in changes else torch.float32
+    net.exact = "16 bits" not in changes
     run = nb.Run(net, cfg, *data)
     for group in run.optimizer.param_groups:
         group["betas"] = (0.9, 0.95 if "beta2" in changes else 0.999)
@@ -60,6 +60,8 @@ def main():
     options, began = parser.parse_args(), time.perf_counter()
     nb = notebook((ROOT / "bdunaganGPT.ipynb").read_text(encoding="utf-8"))
     text = Path(options.text).read_text(encoding="utf-8-sig")
+    mixed = nb.mixed_precision
+    nb.mixed_precision = lambda net: net if net.exact else mixed(net)
     ids = torch.tensor((tokenizer := nb.CharTokenizer(text)).encode(text), device=nb.device)
     data, unclipped, clip = (ids[:int(0.9 * len(ids))], ids[int(0.9 * len(ids)):]), [], torch.nn.utils.clip_grad_norm_
     torch.nn.utils.clip_grad_norm_ = lambda weights, most: clip(

@@ -160,6 +160,12 @@ class Peer(torch.nn.Module):
         return logits, F.cross_entropy(logits.flatten(0, -2).float(), y.flatten(), ignore_index=-1)
 
 
+def judge(c, model, cfg):
+    """The loss of another project's model on the validation text, in its own number format."""
+    c.nb.mixed_precision = lambda peer: peer
+    return c.nb.evaluate(Peer(model, cfg), c.val_ids)
+
+
 def assign(source, **values):
     """Python source with other values for these names; each must be assigned on exactly one unindented line."""
     for name, value in values.items():
@@ -190,7 +196,7 @@ def original(c):
     figures["seconds"] = figures["curve"][-1][2]  # without the sample at its end
     start = torch.zeros((1, 1), dtype=torch.long, device=trainer.device)
     writes = writing_speed(c, lambda n: trainer.m.generate(start, cfg.block_size, n).tolist(), 300)
-    loss = c.nb.evaluate(Peer(trainer.model, cfg), c.val_ids)
+    loss = judge(c, trainer.model, cfg)
     return result(c, cfg, trainer.model, figures, loss=loss, writes=writes)
 
 
@@ -232,10 +238,10 @@ def nanogpt(c, steps=5000, dropout=0.2):
     sizes = {name: done["model_args"][name] for name in ("block_size", "n_layer", "n_head", "n_embd")}
     cfg = c.nb.Config(c.V, **sizes, batch_size=done["batch_size"], gate=False, mix=False, agreement=0.0)
     with done["ctx"]:  # its number format
-        last = c.nb.evaluate(Peer(net, cfg), c.val_ids)
+        last = judge(c, net, cfg)
     net.load_state_dict({name.removeprefix("_orig_mod."): w for name, w in kept["model"].items()})
     with done["ctx"]:  # again, for it remembers the weights that it has cast
-        loss = c.nb.evaluate(Peer(net, cfg), c.val_ids)
+        loss = judge(c, net, cfg)
         start = torch.zeros((1, 1), dtype=torch.long, device=c.nb.device)
         writes = writing_speed(c, lambda n: net.eval().generate(start, n).tolist(), 500)
     note = f"the loss is that of its checkpoint, of step {kept['iter_num']:,}; its last weights reach {last:.3f}"

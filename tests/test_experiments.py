@@ -21,7 +21,7 @@ def symbols(count, length):
 
 
 TEXTS = {"300 characters": BLOG[:300], "2,000": BLOG[:2000], "10,000": BLOG[:10_000], "50,000": BLOG[:50_000],
-         "2 symbols": symbols(2, 3000), "100 symbols": symbols(100, 5000), "500 symbols": symbols(500, 9000),
+         "2 symbols": symbols(2, 3000), "100 symbols": symbols(100, 5000), "300 symbols": symbols(300, 9000),
          "6,000 symbols": symbols(6000, 30_000)}
 COVERING = [dict(zip(MENUS, entries)) for entries in itertools.islice(zip(*[itertools.cycle(menu)
     for menu in MENUS.values()]), 10)]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn as nn
+from conftest import CODE, Names
 
 POSITIONS, ATTENTIONS = ("rotary", "learned", "sinusoidal", "none"), ("fused", "manual", "pytorch", "none")
 VARIANTS = [dict(position=p, attention=a) for p in POSITIONS for a in ATTENTIONS if (p, a) != ("rotary", "pytorch")]
@@ -113,14 +114,21 @@ def test_first_loss_is_that_of_chance_and_of_the_targets_that_count(lesson, vari
     assert loss.item() == pytest.approx(math.log(11), abs=0.15)
 
 
-def test_linear_computes_in_its_inputs_format_and_learns_in_32_bits(lesson):
-    layer = lesson.Linear(4, 3)
-    y = layer(torch.randn(2, 4).bfloat16())
-    y.sum().backward()
-    assert y.dtype == torch.bfloat16 and layer.weight.dtype == layer.weight.grad.dtype == torch.float32
-    net = network(lesson, stir=False)
-    net.dtype = torch.bfloat16
-    assert net(ids(1, 8))[0].dtype == torch.float32
+@pytest.mark.parametrize("variant", [{}, dict(attention="pytorch", position="learned", gate=False, norm="layer",
+    bias=True)], ids=str)
+def test_mixed_precision_computes_in_16_bits_and_learns_in_32(lesson, monkeypatch, variant):
+    net, idx = network(lesson, **variant), ids(2, 8)
+    assert lesson.mixed_precision(net) is net, "on a CPU"
+    monkeypatch.setitem(lesson, "dtype", torch.bfloat16)
+    exact, (logits, loss) = net(idx, idx)[0], lesson.mixed_precision(net)(idx, idx)
+    loss.backward()
+    assert not torch.equal(logits, exact) and torch.allclose(logits, exact, atol=0.1)
+    slopes = [w.grad.clone() for w in net.parameters()]
+    net.zero_grad()
+    net(idx, idx)[1].backward()
+    for w, slope in zip(net.parameters(), slopes):
+        assert w.dtype == slope.dtype == torch.float32
+        assert torch.cosine_similarity(slope.flatten(), w.grad.flatten(), 0) > 0.98
 
 
 def test_blocks_are_the_equations_of_the_article(lesson):
@@ -154,3 +162,12 @@ def test_the_improvements_are_all_that_the_default_adds_to_the_plain_network(les
     full = lesson.build(replace(cfg, gate=True, mix=True, activation="relu2", position="rotary"))
     kinds = {kind.__name__ for module in full.modules() for kind in type(module).__mro__}
     assert {"RotaryAttention", "GatedAttention", "SquaredMLP", "MixedGPT"} <= kinds
+
+
+def test_a_cell_that_is_run_again_does_not_bring_the_plain_network_back(lesson):
+    names = Names(lesson)
+    for cell in ("gpt", "evaluate", "generate"):
+        exec(CODE[cell], names)
+    net = names.build(network(lesson).cfg)
+    assert hasattr(net.blocks[0].attn, "gate")
+    assert isinstance(names.reader(net, lesson.CharTokenizer("abc")), names.Reader)

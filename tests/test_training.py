@@ -374,7 +374,7 @@ def test_different_runs_share_a_folder_and_load_finds_the_newest(lesson, tmp_pat
         assert same([*model.parameters()], [*run.averaged.parameters()]) and not model.training
         assert tokenizer.chars == lesson.tokenizer.chars
     assert len(list(tmp_path.iterdir())) == 2 and "Going on" not in capsys.readouterr().out
-    assert len({lesson.Checkpoints(tmp_path, lesson.tokenizer, text).path(run) for text in ("one", "two")}) == 2
+    assert len({lesson.Checkpoints(tmp_path, lesson.tokenizer, text).path(run) for text in (b"one", b"two")}) == 2
     older, _ = lesson.load(min(tmp_path.iterdir(), key=os.path.getmtime))
     assert not same([*older.parameters()], [*run.averaged.parameters()])
     assert asdict(model.cfg) == asdict(run.cfg)
@@ -386,10 +386,8 @@ def test_several_processes_share_gradients_and_draw_their_own_batches(lesson, mo
     monkeypatch.setitem(lesson, "sample_batch", lambda *a: batches.append(sample(*a)[0]) or sample(*a))
     runs = []
     for rank in (0, 1):
-        def all_reduce(gradient, async_op, rank=rank):
-            if rank == 0:
-                left.append(gradient.clone())
-            return SimpleNamespace(wait=lambda: gradient.add_(left.pop(0)) if rank else None)
+        def all_reduce(gradient, rank=rank):
+            gradient.add_(left.pop(0)) if rank else left.append(gradient.clone())
         monkeypatch.setitem(lesson, "dist", SimpleNamespace(is_initialized=lambda: True, get_world_size=lambda: 2,
             get_rank=lambda rank=rank: rank, all_reduce=all_reduce))
         runs.append(run := new_run(lesson, dropout=0.0, corruption=0.0, agreement=0.0, max_iters=1))
