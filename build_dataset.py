@@ -104,7 +104,8 @@ def squeeze(text: str) -> str:
 FRONT_MATTER = re.compile(
     r"\s*+(?:(?P<mark>---|\+\+\+)(?P<kind>json|toml|yaml|js|javascript)?[ \t]*\n"
     r"(?P<fields>.{0,100000}?)^(?:(?P=mark)|\.\.\.)[ \t]*$\n?"
-    r"|(?P<bare>(?i:title|layout):[^\n]*+\n(?:(?:\w++:| *+- )[^\n]*+\n)++)(?:---[ \t]*)?\n)",
+    r"|(?P<bare>(?=(?:[^\n]++\n){0,20}(?i:title|layout):)(?i:title|date|authors?|category|tags|slug|layout|status):"
+    r"[^\n]*+\n(?:(?:[\w-]++:| *+- |[ \t]++\S)[^\n]*+\n)++)(?:---[ \t]*)?\n)",
     re.MULTILINE | re.DOTALL,
 )
 # The header of some posts in MDX; it is rewritten as Eleventy's.
@@ -112,10 +113,12 @@ MODULE = re.compile(
     r"(?ims)\A(?:\s++|import\b[^\n]*+\n)*+export\s+const\s+(?:meta|metadata|front_?matter)\s*+=\s*+"
     r"(\{[^{}\n]*+\}|\{.{0,20000}?^\});?"
 )
+# Nikola's header, too: `.. title: A`, mostly in a comment.
+NIKOLA = re.compile(r"\A\s*+(?:<!--\s*+)?((?:\.\. [\w-]++:(?!:)[^\n]*+\n)++)(?:\s*+-->)?")
 # Of an invalid header: scalars, and a title that has quotes in it or begins with words in quotes or brackets.
 FIELD = re.compile(
-    r"(?m)^([\w -]++)[:=][ \t]*+(?:([\"']?)([^\[\]{}\"'\n]*)\2|(?<=[Tt]itle: )(?:'((?:[^'\n]|\b'\b)*+)'"
-    r"|((?:(?:\"[^\"\n]*+\"|'[^'\n]*+'|\[[^\[\]\n]++\])[ \t]|(?=\w))[^\[\]{}\n]*[^\s\[\]{}])))[ \t]*$"
+    r"(?m)^([Tt]itle(?=[:=])()|[\w -]++)[:=][ \t]*+(?:([\"']?)([^\[\]{}\"'\n]*)\3"
+    r"|(?(2)(?:'((?:[^'\n]|\b'\b)*+)'|\"([^\"\n]*+)\"|((?:(?:\"[^\"\n]*+\"|'[^'\n]*+'|\[[^\[\]\n]++\])[ \t]|(?=\w))[^\[\]{}\n]*[^\s\[\]{}]))|(?!)))[ \t]*$"
 )
 NO_FIELD = re.compile(r"^(?![\w\"'][\w\"' .-]{0,30}[:=]|[ \t#?:\]})-]|$)", re.MULTILINE)
 
@@ -128,6 +131,7 @@ def split_front_matter(text: str, kinds: set[str] = frozenset()) -> tuple[dict[s
     """
     if "mdx" in kinds:
         text = MODULE.sub(r"---js\n\1\n---\n", text)
+    text = NIKOLA.sub(lambda header: "---\n" + re.sub(r"(?m)^\.\. ", "", header[1]) + "---\n", text, count=1)
     match, header = FRONT_MATTER.match(text), None
     fields, rest = (match["fields"] or match["bare"] or "", text[match.end() :]) if match else ("", text.lstrip())
     try:
@@ -138,11 +142,12 @@ def split_front_matter(text: str, kinds: set[str] = frozenset()) -> tuple[dict[s
             header = tomllib.loads(fields)
         elif match["kind"] == "json":
             header = json.loads(fields)
-        else:  # JavaScript's objects mostly are YAML, too. BaseLoader is the safe one: `2.10` stays "2.10"
-            header = yaml.load(fields, yaml.BaseLoader) or {}
+        else:  # JavaScript's objects mostly are YAML, too. BaseLoader is the safe one: `2.10` stays "2.10". Unlike
+            # other readers of YAML, PyYAML refuses some tabs.
+            header = yaml.load(fields.replace("\t", " "), yaml.BaseLoader) or {}
     except (yaml.YAMLError, ValueError, RecursionError):  # Jekyll publishes such posts, too
         if match and not NO_FIELD.search(fields):
-            header = {name: "".join(values) for name, _, *values in FIELD.findall(fields)}
+            header = {name: "".join(values) for name, _, _, *values in FIELD.findall(fields)}
     if match and (match["kind"] or "").startswith("j") and not isinstance(header, dict):
         header = {}  # a program, not prose
     if not isinstance(header, dict) or (header and all(str(name).count(" ") > 2 for name in header)):
@@ -250,15 +255,16 @@ def run_templates(text: str) -> str:
 CODE = "code|tt|kbd|samp"
 INLINE = (
     "a|abbr|acronym|b|bdi|bdo|big|blink|button|cite|data|del|dfn|em|font|i|img|input|ins|label|link|mark|meta|meter|"
-    "nobr|notextile|output|picture|progress|q|rp|rt|ruby|s|small|source|span|strike|strong|sub|sup|time|u|var|wbr"
+    "nobr|notextile|output|picture|progress|q|rb|rp|rt|rtc|ruby|s|slot|small|source|span|strike|strong|sub|sup|time|u|var|wbr"
 )
 BLOCK = (
-    "address|area|article|aside|blockquote|body|br|caption|center|col|colgroup|dd|details|dialog|dir|div|dl|dt|embed|"
-    "fieldset|figcaption|figure|footer|form|h[1-6]|head|header|hr|html|legend|li|main|map|menu|nav|object|ol|"
-    "optgroup|option|p|param|pre|section|select|summary|table|tbody|td|textarea|tfoot|th|thead|title|tr|track|ul"
+    "address|applet|area|article|aside|base|blockquote|body|br|caption|center|col|colgroup|dd|details|datalist|dialog|dir|div|dl|dt|embed|"
+    "fieldset|figcaption|figure|footer|form|frameset|h[1-6]|head|header|hgroup|hr|html|legend|li|main|map|marquee|"
+    "menu|nav|object|ol|optgroup|option|p|param|pre|search|section|select|summary|table|tbody|td|textarea|tfoot|th|"
+    "thead|title|tr|track|ul"
 )
 END_OPTIONAL = {"p", "li", "dt", "dd", "tr", "td", "th", "option", "thead", "tbody", "tfoot"}
-VOID = {"area", "br", "col", "embed", "hr", "param", "track"}  # never closed
+VOID = {"area", "base", "br", "col", "embed", "hr", "param", "track"}  # never closed
 # These go with their content.
 HIDDEN = "svg|iframe|noscript|video|audio|canvas|template|d-code|d-math"
 # In .mdx a name with a capital letter is a component's, mostly with content; with a hyphen it is always a tag's.
@@ -273,7 +279,9 @@ TAGS = {
     rf"(?=[\s/>])(?:{JSX if mdx else ''}{ATTRIBUTES})>"
     for mdx, custom in CUSTOM.items()
 }
+QUOTED = r"""(?:\s++[\w:-]++=(?:"[^"<>]*+"|'[^'<>]*+'))"""
 ANY_TAG = {mdx: re.compile(pattern, re.IGNORECASE) for mdx, pattern in TAGS.items()}
+PROSE = re.compile(r"(?i)\bclass=[^<>]*?\b(?:verse|preformatted|poem|poetry|lyrics)\b")  # of a <pre> that is no code
 ITEM = r"(?:[-*+]|\d{1,9}[.)])"  # the marker of a list's item
 START = rf"^[ \t>]*+(?:{ITEM}[ \t>]++)*+"  # what may stand before the first word of a line
 FENCE = rf"(?P<prefix>{START})(?P<mark>`{{3,}}+(?=[^`\n]*+$)|~{{3,}}+)[^\n]*+"
@@ -283,7 +291,10 @@ EMPTY_ITEM = rf"^(?:(?<![^\n]\n)|(?![ \t>]*+-$))([ \t>]*+(?:{ITEM}(?:[ \t>]++|$)
 FAR_ITEM = rf"^([ \t>]*+{ITEM})(?: {{5,}}+| *+\t[ \t]++)(?=\S)"
 EXPORT = r"default\s+(?:[({<\[]|(?:async|function|class)\b|[\w.]++(?:\(|;?[ \t]*+$))"  # a module's, not prose
 HANGING = r"^ {0,3}(?:\[\^([^\]\s]++)\]:|:(?=[ \t]))[ \t]*+"  # starts a footnote or a definition
-LABEL = r"(?:\[((?:[^\[\]\n]|\[[^\[\]\n]*+\])*+)\])?(?:\{[^{}\n]*+\}(?=[ \t]*+$))?"
+# !!! note "Title", or === "Tab"; something is indented below it.
+BOX = r"(?:(?:!!!|\?\?\?\+?)[ \t]++[\w-][\w -]*+|===[!+]?[ \t]*+(?=\"))(?:\"(?P<title>[^\"\n]*+)\")?[ \t]*+$"
+BOX += r"(?=(?:\n[ \t]*+(?=\n))*+\n(?: {4}|\t))"
+LABEL = r"(?:\[(?P<label>(?:[^\[\]\n]|\[[^\[\]\n]*+\])*+)\])?(?:\{[^{}\n]*+\}(?=[ \t]*+$))?"
 IN_CELL = re.compile(r"(?<!`)</?(?:br|p|ul|ol|li|div)\b[^<>\n]*+>(?!`)", re.IGNORECASE)  # a row is a line
 HAS_LETTER = r"[^\[\]\n]*?(?:[^\W\d_]|\d-\d)"
 # The ends of comments and of display maths
@@ -310,9 +321,13 @@ class Simplifier:
     def __init__(self, text: str, kinds: set[str]) -> None:
         self.text, self.finder, self.is_torn = text, Finder(text), False
         self.notes = set(re.findall(HANGING, text, re.MULTILINE))
+        # With attributes and an end, a name is a tag's, even if it is nobody else's.
+        # A whole page of HTML, not a part that a site's template completes, has menus and the like around its article.
+        self.is_page = "md" not in kinds and bool(re.search(r"(?i)<(?:article|main)[\s>]", text))
+        self.unknown = set(re.findall(r"</([a-z]\w*+)\s*+>", text)) & set(re.findall(rf"<([a-z]\w*+){QUOTED}+>", text))
         # Of HTML: how far it is indented; start tags less end tags; which tags that begin a line are not yet closed.
         self.indent, self.balance, self.open = 0, Counter(), Counter()
-        self.margins = [""]  # how far the content of each open component is indented
+        self.margins = [""]  # how far the content of each open component or box is indented
         rules = [(re.compile(pattern, re.M | re.I), action) for kind, pattern, action in self.RULES if kind in kinds]
         unnamed = (re.sub(r"\(\?P<\w+>", "(", rule.pattern) for rule, _ in rules)  # a name may stand only once
         opener = "|".join(f"(?P<rule{number}>{pattern})" for number, pattern in enumerate(unnamed))
@@ -367,26 +382,39 @@ class Simplifier:
         page = page.partition("#^")[0].strip("#\\").replace("#", " > ")
         return "" if link["image"] else label or page, link.end()
 
+    def enclosed(self, line: re.Match) -> tuple[str, int]:
+        """The first or last line of a component or a box; only a title stays. What is between them may be indented."""
+        if line["slash"]:
+            del self.margins[max(1, len(self.margins) - 1) :]
+        elif not line[0].rstrip().endswith("/>"):
+            next_words = re.compile(r"[^\n]*+(?:\n[ \t]*+(?=\n))*+\n?([ \t]*+)")
+            self.margins.append(next_words.match(self.text, line.end())[1])
+        return (line["line"] or "") + "\n\n" + (line.groupdict().get("label") or ""), line.end()
+
     def tag(self, opener: re.Match) -> tuple[str, int]:
         """Code written as HTML is code, some tags go with their content, `to_text` will read the others."""
-        name, end, line = opener["name"].lower(), None, opener["line"] or ""
-        if not opener["slash"] and (opener["code"] or opener["hidden"] or name == "pre"):
-            find = self.finder.find_in_paragraph if opener["code"] else self.finder.find
-            end = find(rf"</{name}\s*+>", opener.end())
-        if opener["hidden"]:
-            return line + " ", (opener if opener[0].endswith("/>") else end or opener).end()
+        name, end, line = opener["name"].lower(), None, (opener["line"] or "").removeprefix(self.margins[-1])
+        around = name == "nav" or name in ("header", "footer") and self.balance["article"] + self.balance["main"] < 1
+        is_hidden = opener["hidden"] or self.is_page and around
+        if not opener["slash"] and (opener["code"] or is_hidden or name == "pre"):
+            # Bare and behind a word it may be just named, as in: add a <svg> tag.
+            is_word = re.search(r"\w <(?!pre|script|style)\w++>\Z", self.text[max(0, opener.end() - 20) : opener.end()])
+            find = self.finder.find_in_paragraph if opener["code"] or is_word else self.finder.find
+            end = find(rf"{'(?<!`)' if is_word else ''}</{name}\s*+>", opener.end())
+        if is_hidden:
+            # At the start of a line it must leave something: what is indented in the next would be code.
+            return line + ("<x-x>" if opener["line"] is not None else " "), (opener if opener[0].endswith("/>") else end or opener).end()
         if end:
             code = self.text[opener.end() : end.start()]
             code = html.unescape(ANY_TAG[False].sub(lambda tag: "\n" * (tag["name"].lower() == "br"), code))
+            if name == "pre" and PROSE.search(opener[0]):
+                verses = ("<br>".join(map(hide_span, verse.split("\n"))) for verse in re.split(r"\n\s*\n", code))
+                return f"{line}\n\n{'<p>'.join(verses)}\n\n", end.end()
             return line + (f"\n\n{block(code)}\n\n" if name == "pre" else hide_span(code)), end.end()
-        if opener["custom"] and opener["line"] is not None and opener["rest"] is not None:
-            is_component = name != opener["name"] and opener[0].rstrip()[-2] != "/"
-            if is_component and not opener["slash"]:
-                self.margins.append(re.compile(r"(?:[ \t]*+\n)*+([ \t]*+)").match(self.text, opener.end())[1])
-            elif is_component and len(self.margins) > 1:
-                self.margins.pop()
-            return line + "\n\n", opener.end()
-        if opener["block"] and name not in VOID and not opener[0].endswith("/>"):
+        is_block = opener["block"] or opener["custom"] and opener["line"] is not None and opener["rest"] is not None
+        if is_block and opener["custom"] and name != opener["name"]:
+            return self.enclosed(opener)
+        if is_block and name not in VOID and not opener[0].rstrip().endswith("/>"):
             is_inside = any(self.balance.values())
             if opener["line"] is not None and not is_inside:
                 self.indent = len(line.rpartition(">")[2])
@@ -396,6 +424,8 @@ class Simplifier:
                 self.open[name] = max(0, self.open[name] - 1)
             elif name not in END_OPTIONAL and (opener["line"] is not None or any(self.open.values())):
                 self.open[name] += 1
+        if is_block and opener["custom"]:
+            return line + "\n\n", opener.end()
         # A line that begins with the tag's end is no quote.
         return line + re.sub(r"(?<=\S)\n[ \t]*+(?=> *+\Z)", " ", opener[0][len(opener["line"] or "") :]), opener.end()
 
@@ -437,7 +467,9 @@ class Simplifier:
         ("html", r"[ \t]<[a-z]\w*+-[\w-]*+[^<>]*+></[a-z]\w*+-[\w-]*+>(?=[\s.,;:!?)])", ""),  # <d-cite></d-cite>
         ("mdx", rf"(?P<line>{START})?{TAGS[True]}(?P<rest>[ \t]*+$)?", tag),
         ("html", rf"(?<!\]\()(?P<line>{START})?{TAGS[False]}(?P<rest>[ \t]*+$)?", tag),
-        ("md", r"^[ \t]*+</?(?-i:[A-Z])[\w.]*+(?=[\s/>])[^<>]*+>[ \t]*+$", ""),  # a component in .md
+        ("md", r"(?P<line>^[ \t]*+)<(?P<slash>/?)(?-i:[A-Z])[\w.]*+(?=[\s/>])[^<>]*+>[ \t]*+$", enclosed),
+        ("html", rf"</?(?P<name>(?-i:[a-z])\w*+){QUOTED}*+>",
+         lambda self, tag: ("" if tag["name"] in self.unknown else tag[0], tag.end())),
         ("mdx", r"^import\s+(?:[\w*{}\s,$]{0,1000}?from\s*+)?[\"'][^\n]*+", ""),
         ("mdx", rf"^(?-i:export)\s+(?:(?:const|let|var|function|async|class|type|interface)\b|[{{*]|{EXPORT})", module),
         ("mdx", r"</?>", ""),
@@ -449,14 +481,16 @@ class Simplifier:
         ("md", r"(?<![a-z0-9_=])==(?=[^\s=])([^=\n]*+)(?<=\S)==(?![a-z0-9_=])", r"\1"),  # highlighted
         ("md", r"(?:^|(?<![|\s])[ \t]++)\^(?=[\w-]*[a-z])[\w-]{3,}+[ \t]*+$", ""),  # the name of a block, for links
         ("md", r"(?<=[\w.,;:!?)\"'*])\^\[(?=[^\[\]\s]*+ )([^\[\]\n]*+)\]", r" (\1)"),  # a footnote's text
-        ("md", rf"^[ \t]*+(?::::++[ \t]*+(?:\{{[^}}\n]*+\}}|[\w-]*+)|::[\w-]++(?=[\[{{])){LABEL}", r"\n\1"),  # ::: note
+        ("md", rf"(?P<line>^[ \t]*+):::++(?:(?P<slash>[ \t]*+$)|[ \t]*+(?:\{{[^}}\n]*+\}}|[\w-]*+){LABEL})", enclosed),
+        ("md", rf"^[ \t]*+::[\w-]++(?=[\[{{]){LABEL}", r"\n\1"),  # a box of one line
+        ("md", r"^[ \t]*+/{3,}+(?:[ \t]++[\w-]++(?:[ \t]*+\|[ \t]*+([^\n]++))?)?[ \t]*+$", r"\n\1\n"),  # /// a | Title
         ("md", rf"^ {{0,3}}{ITEM}[ \t][^\n]*+\n[ \t]*+\{{:[^}}\n]*\btoc\b[^}}\n]*+\}}", ""),  # will be the contents
         # {: .class }, {.class} and {key=value} on a line of their own
         ("md", r"^[ \t>]*+(?:\{(?::(?!:)|[#.]\w|[\w-]++=)[^{}\n]*+\}[ \t]*+)++$", ""),
         ("md", rf"^([ \t>]*+(?:{ITEM}[ \t>]++)++)\{{:(?!:)[^{{}}\n]*+\}}", r"\1"),  # or at the start of a list's item
         ("md", r"\[([^\[\]\n]++)\]\{[#.][^{}\n]*+\}", r"\1"),  # pandoc's
         # or behind emphasis, a link or an image, or at the end of a line; {::nomarkdown} and {:/}
-        ("md", r"(?<=[*_`)\]>\"'])\{[:#.][^{}\n]*+\}|(?<=\))\{\w++=[^{}\n]*+\}", ""),
+        ("md", r"(?<=[*_`)\]>\"'])\{ ?[:#.][^{}\n]*+\}|(?<=\))\{\w++=[^{}\n]*+\}", ""),
         ("md", r"\{:[:/][^{}\n]*+\}|(?<=\S)[ \t]*+\{(?::[ \t]*+)?[#.][a-z][^{}\n]*+\}(?=[ \t]*+$)", ""),
         ("md", r"^ {0,3}\*\[[^\]\n]++\]:[^\n]*+|^\^[ \t]*+$", ""),  # an abbreviation's definition, a block's end
         ("md", rf"^([ \t>]*+{ITEM}[ \t]++)\[[ x/<>!?*-]\](?=[ \t])", r"\1"),  # a task
@@ -468,6 +502,23 @@ class Simplifier:
     ]
 
 
+def open_boxes(text: str) -> str:
+    """Python-Markdown's boxes and tabs: the title becomes a paragraph; what is indented below it no longer is."""
+    inside = []  # how far the content of each open box is indented, or more
+
+    def replace(line: re.Match) -> str:
+        indent = line["indent"].expandtabs(4)
+        while inside and len(indent) < inside[-1]:
+            inside.pop()
+        shown = indent[4 * len(inside) :]
+        if line["box"] is None:
+            return shown
+        inside.append(len(indent) + 4)
+        return f"\n{shown}{line['title'] or ''}\n"
+
+    return re.sub(rf"(?m)^(?P<indent>[ \t]*+)(?:(?P<box>{BOX})|(?=\S))", replace, text)
+
+
 def simplify(text: str, kinds: set[str]) -> str:
     """Reduce a post to mistune's Markdown, or to plain HTML."""
     if "md" in kinds:  # the title of a box is a line
@@ -475,6 +526,8 @@ def simplify(text: str, kinds: set[str]) -> str:
     text = Simplifier(text, kinds).result
     if "md" not in kinds:
         return text
+    if re.search(rf"(?m)^[ \t]*+{BOX}", text):
+        text = open_boxes(text)
     text = re.sub(r"\n([ \t>]*+\|[^\n]*+)", lambda row: f"  \n{IN_CELL.sub(' ', row[1])}  ", "\n" + text)
     text = re.sub(EMPTY_ITEM, r"\1 ", text, flags=re.MULTILINE)  # the text of an item does not begin two lines below
     text = re.sub(FAR_ITEM, r"\1   ", text, flags=re.MULTILINE)  # nor is it code when it begins far to the right
@@ -658,10 +711,12 @@ def clean_post(raw: str, *, markdown: bool = True, mdx: bool = False, **options)
 
 # --------------------------------------------------------------------- files
 
+DRAFT_FOLDERS = {"_drafts", "drafts", "draft"}
 POST_FOLDERS = {"_posts", "_drafts", "content", "posts", "post", "blog", "articles", "writing"}
 IGNORED_FOLDERS = {"_site", "node_modules", "vendor", "__macosx"}
 TEMPLATE_FOLDERS = {"layouts", "_layouts", "_includes", "themes", "archetypes", "templates", "static", "public"}
 TEMPLATE_FOLDERS |= {"build", "dist", "out", "venv"}  # all of these: unless they lie among the posts
+NEVER_POSTS = re.compile(r"(?i)(?:robots|humans|ads|licen[cs]e)\.txt|google[\da-f]{8,}\.html")  # wherever they lie
 NO_POSTS = re.compile(
     r"(?i)(?:readme|licen[cs]e|copying|notice|authors|contribut\w*|change-?log|changes|code.of.conduct|security|agents|"
     r"claude|gemini|install|pull_request_template|todo|requirements|robots|humans|404)(?:[._-][\w-]{2,6})?"
@@ -720,28 +775,35 @@ def find_files(root: Path, drafts: bool) -> tuple[list[Path], int]:
     for folder, subfolders, names in os.walk(root, onerror=lambda error: tell(f"warning: {error}")):
         here = Path(folder).relative_to(root)
         ignored = IGNORED_FOLDERS | (set() if is_in(here / "x", POST_FOLDERS) else TEMPLATE_FOLDERS)
-        ignored |= set() if drafts else {"_drafts"}
+        ignored |= set() if drafts else DRAFT_FOLDERS
         names_shut = [name for name in subfolders if {name.lower(), name.lower().lstrip("_-. 0123456789")} & ignored]
-        shut += [(here / name).as_posix() for name in names_shut]
+        for name in names_shut:
+            place = (here / name).as_posix()
+            if name.lower().endswith(("draft", "drafts")):
+                tell(f"left alone: {place!r}, drafts (see --drafts)")
+            else:
+                shut.append(place)
         subfolders[:] = [name for name in subfolders if name not in names_shut and not name.startswith(".")]
         files += [here / name for name in names]
         for name in filter(lambda name: os.path.islink(os.path.join(folder, name)), subfolders):
             tell(f"left alone: {(here / name).as_posix()!r}, a link to a folder")
     folders = {"_posts", "_drafts"} if any(is_in(path, {"_posts"}) for path in files) else POST_FOLDERS
-    posts = files if base == "content" else [path for path in files if is_in(path, folders)]
-    posts = posts if any(path.suffix.lower() in SUFFIXES for path in posts) else []  # not a program's src/app/blog
+    # A program's src/app/blog, in which there is no text, is none.
+    has_posts = any(path.suffix.lower() in SUFFIXES for path in files if base == "content" or is_in(path, folders))
+    posts = [path for path in files if base == "content" or is_in(path, folders | DRAFT_FOLDERS)] if has_posts else []
     in_posts = bool(posts) or base in POST_FOLDERS
 
     def is_notice(path: Path) -> bool:  # such as a README; further down among the posts it is one
-        is_top = (base / path).parent.name.lower() in POST_FOLDERS
-        return bool(NO_POSTS.fullmatch(path.stem)) and (is_top or not in_posts)
+        is_top = not in_posts or (base / path).parent.name.lower() in POST_FOLDERS
+        return bool(NEVER_POSTS.fullmatch(path.name) or is_top and NO_POSTS.fullmatch(path.stem))
 
     posts = [path for path in posts or files if not is_notice(path)]
     if not in_posts and any(path.suffix.lower() in MARKDOWN_SUFFIXES for path in posts):  # HTML is the site's then
         posts = [path for path in posts if path.suffix.lower() not in HTML_SUFFIXES]
     others = sorted(path.as_posix() for path in set(files) - set(posts) if path.suffix.lower() in SUFFIXES)
     if others:
-        tell(f"left alone: {len(others):,} files outside a posts' folder, such as {others[0]!r}")
+        place, count = Counter(os.path.dirname(path) or "." for path in others).most_common(1)[0]
+        tell(f"left alone: {len(others):,} files outside a posts' folder, {count:,} of them in {place!r}")
     if shut and not posts:
         tell(f"left alone: {min(shut)!r}, by name a part of a site's making; if posts are in it, name that folder")
     return sorted(posts), sum(name.lower().endswith((".md", ".mdx")) for name in others)
@@ -791,6 +853,7 @@ def split_export(text: str) -> Iterator[tuple[dict[str, str], str]]:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise SkippedError(f"invalid XML ({error})") from None
+    kinds = Counter()
     closed = {"gallery", "toc"}  # the shortcodes that have an end tag, or no use for one
 
     def shortcode(tag: re.Match) -> str:
@@ -809,13 +872,18 @@ def split_export(text: str) -> Iterator[tuple[dict[str, str], str]]:
         body = re.sub(r"\[(/?)([a-zA-Z][\w-]*+)((?:[\s=/][^\[\]]*+)?)\]", shortcode, body)
         body = re.sub(r"\$latex\s++([^$]*+)\$", r"\1", body)
         header = {"title": "title", "date": "post_date", "status": "status", "password": "post_password"}
+        kinds[fields.get("post_type")] += 1
         if fields.get("post_type") == "post":  # without tags, empty lines separate paragraphs
             yield {key: fields.get(name, "") for key, name in header.items()}, re.sub(r"\n\s*\n", "\n<p>\n", body)
+    if not kinds["post"]:
+        raise SkippedError("no post in it, but " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
 
 
 # --------------------------------------------------------------------- posts
 
-DATED_NAME = re.compile(r"(?:^|/)(\d{4}|\d{2,3}(?=-))([-/])(\d{1,2})\2(\d{1,2})(?!\d)", re.ASCII)
+# The marks between the numbers are the same, but for 2024/05-31 (of Docusaurus).
+DATED_NAME = r"(?:^|/)(\d{4}|\d{2,3}(?=-))([-/])(\d{1,2})(?:\2|(?<=/\d\d)-(?=\d\d))(\d{1,2})(?!\d)"
+DATED_NAME = re.compile(DATED_NAME, re.ASCII)
 DATE_FIELDS = ("date", "(?:date|pub|post)(?!id|lisher|.*(?:updat|modif)).*", "creat(?!or).*")  # by their letters
 DATE_FIELDS += ("(?:date|last)?(?:updat|modif|mod$).*",)
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
@@ -852,7 +920,7 @@ def name_date(path: Path) -> tuple[int, ...]:
 def date_of(path: Path, header: dict[str, str]) -> tuple[int, ...]:
     """The date in the path, else in the header."""
     names = (name for field in DATE_FIELDS for name in header if re.fullmatch(field, name))
-    is_draft = "_drafts" in path.parts or "true" in (header.get(name, "").lower() for name in ("draft", "isdraft"))
+    is_draft = is_in(path, DRAFT_FOLDERS) or "true" in (header.get(name, "").lower() for name in ("draft", "isdraft"))
     dates = (name_date(path), *(read_date(header[name]) for name in names))
     return next((date for date in dates if date != NO_DATE), DRAFT_DATE if is_draft else NO_DATE)
 
@@ -862,10 +930,14 @@ def fingerprint(text: str) -> str:
     return "".join(re.findall(r"[^\W_]", text[-200:].casefold()))[-40:]
 
 
-def is_own_output(raw: str, prints: Counter[str], least: int) -> bool:
-    """Whether a text has been put together by an earlier run: then half of its parts, or more, are posts."""
-    posts = raw.strip().split(POST_BREAK)
-    return 2 * (sum(fingerprint(post) in prints for post in posts) - least) >= len(posts)
+def is_own_output(raw: str, prints: Counter[str], own: str = "") -> bool:
+    """Whether a text has been put together by an earlier run: then half of its parts are posts.
+
+    Among the posts it counts as one itself, by its `own` fingerprint; there it must be more than half.
+    """
+    parts = Counter(map(fingerprint, raw.strip().split(POST_BREAK)))
+    found = sum(min(count, prints[part] - (part == own)) for part, count in parts.items() if part)
+    return 2 * found >= parts.total() + bool(own)
 
 
 @dataclass
@@ -887,11 +959,11 @@ def read_blog(
     def is_page(path: Path) -> bool:  # without a date: Jekyll does not publish it; of a site in HTML it is no post
         return path.suffix.lower() in HTML_SUFFIXES or is_in(whole / path, {"_posts"})
 
-    def skip(path: Path, reason: str) -> None:
+    def skip(path: Path, reason: str, title: str = "") -> None:
         nonlocal lost
         skipped[reason] += 1
         lost += path.suffix.lower() not in ASSETS
-        tell(f"skipped {path.as_posix() if path.name else source!r}: {reason}")
+        tell(f"skipped {title and f'{title!r} in '}{path.as_posix() if path.name else source!r}: {reason}")
 
     with opened(source) as root:
         whole, (paths, lost) = root.resolve(), find_files(root, drafts)
@@ -908,14 +980,14 @@ def read_blog(
                         text = clean_parts(header, body, kinds, drafts=drafts, **options)
                         posts.append((date_of(path, header), path, body if POST_BREAK in body else "", text))
                     except SkippedError as error:
-                        skip(path, str(error))
+                        skip(path, str(error), header.get("title", "") if suffix == ".xml" else "")
             except (SkippedError, OSError) as error:
                 skip(path, getattr(error, "strerror", None) or str(error))
     prints = Counter(fingerprint(text) for *_, text in posts)
     undated = sum(date == NO_DATE for date, *_ in posts)
     most_have_dated_names = undated <= sum(name_date(path) != NO_DATE for _, path, *_ in posts)
     for date, path, body, text in sorted(posts, key=lambda post: post[:2]):
-        if is_own_output(body, prints, least=1):
+        if is_own_output(body, prints, fingerprint(text)):
             skip(path, "an earlier output of this program")
         elif date == NO_DATE and most_have_dated_names and is_page(path):
             skip(path, "no date in its name")
@@ -991,7 +1063,7 @@ def check_output(path: Path, source: str, texts: list[str]) -> None:
     is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(source))
     is_like_post = path.exists() and (is_inside or DATED_NAME.match(path.name))
     old = path.read_text("utf-8", "replace") if is_like_post else ""
-    if old and not is_own_output(old, Counter(map(fingerprint, texts)), least=0):
+    if old and not is_own_output(old, Counter(map(fingerprint, texts))):
         raise OSError(0, "it lies among the posts and may be one of them")
 
 
