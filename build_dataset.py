@@ -117,8 +117,8 @@ MODULE = re.compile(
 NIKOLA = re.compile(r"\A\s*+(?:<!--\s*+)?((?:\.\. [\w-]++:(?!:)[^\n]*+\n)++)(?:\s*+-->)?")
 # Of an invalid header: scalars, and a title that has quotes in it or begins with words in quotes or brackets.
 FIELD = re.compile(
-    r"(?m)^([Tt]itle(?=[:=])()|[\w -]++)[:=][ \t]*+(?:([\"']?)([^\[\]{}\"'\n]*)\3"
-    r"|(?(2)(?:'((?:[^'\n]|\b'\b)*+)'|\"([^\"\n]*+)\"|((?:(?:\"[^\"\n]*+\"|'[^'\n]*+'|\[[^\[\]\n]++\])[ \t]|(?=\w))[^\[\]{}\n]*[^\s\[\]{}]))|(?!)))[ \t]*$"
+    r"(?m)^([Tt]itle(?=[:=])()|[\w -]++)[:=][ \t]*+(?:([\"']?)([^\[\]{}\"'\n]*)\3|(?(2)|(?!))(?:'((?:[^'\n]|\b'\b)*+)'"
+    r"|\"([^\"\n]*+)\"|((?:(?:\"[^\"\n]*+\"|'[^'\n]*+'|\[[^\[\]\n]++\])[ \t]|(?=\w))[^\[\]{}\n]*[^\s\[\]{}])))[ \t]*$"
 )
 NO_FIELD = re.compile(r"^(?![\w\"'][\w\"' .-]{0,30}[:=]|[ \t#?:\]})-]|$)", re.MULTILINE)
 
@@ -232,7 +232,8 @@ def run_templates(text: str) -> str:
         if not end or name in UNSEEN_BLOCKS:
             arguments = text[opener.end() : tag.start()]
             shown = ""
-            if kind[2:] or (name == "include" and arguments.split()[:1] == ["figure"]):  # this is Minimal Mistakes'
+            includes_figure = name == "include" and arguments.split()[:1] == ["figure"]  # this is Minimal Mistakes'
+            if kind[2:] or name == "figure" or includes_figure:
                 shown = captions(arguments, "title|caption|attr" if name == "figure" else "caption")
             elif name in ("post_link", "asset_link"):  # the words of Hexo's links
                 shown = " ".join(arguments.split()[1:]).strip("'\"")
@@ -255,13 +256,14 @@ def run_templates(text: str) -> str:
 CODE = "code|tt|kbd|samp"
 INLINE = (
     "a|abbr|acronym|b|bdi|bdo|big|blink|button|cite|data|del|dfn|em|font|i|img|input|ins|label|link|mark|meta|meter|"
-    "nobr|notextile|output|picture|progress|q|rb|rp|rt|rtc|ruby|s|slot|small|source|span|strike|strong|sub|sup|time|u|var|wbr"
+    "nobr|notextile|output|picture|progress|q|rb|rp|rt|rtc|ruby|s|slot|small|source|span|strike|strong|sub|sup|time|u|"
+    "var|wbr"
 )
 BLOCK = (
-    "address|applet|area|article|aside|base|blockquote|body|br|caption|center|col|colgroup|dd|details|datalist|dialog|dir|div|dl|dt|embed|"
-    "fieldset|figcaption|figure|footer|form|frameset|h[1-6]|head|header|hgroup|hr|html|legend|li|main|map|marquee|"
-    "menu|nav|object|ol|optgroup|option|p|param|pre|search|section|select|summary|table|tbody|td|textarea|tfoot|th|"
-    "thead|title|tr|track|ul"
+    "address|applet|area|article|aside|base|blockquote|body|br|caption|center|col|colgroup|datalist|dd|details|dialog|"
+    "dir|div|dl|dt|embed|fieldset|figcaption|figure|footer|form|frameset|h[1-6]|head|header|hgroup|hr|html|legend|li|"
+    "main|map|marquee|menu|nav|object|ol|optgroup|option|p|param|pre|search|section|select|summary|table|tbody|td|"
+    "textarea|tfoot|th|thead|title|tr|track|ul"
 )
 END_OPTIONAL = {"p", "li", "dt", "dd", "tr", "td", "th", "option", "thead", "tbody", "tfoot"}
 VOID = {"area", "base", "br", "col", "embed", "hr", "param", "track"}  # never closed
@@ -322,9 +324,11 @@ class Simplifier:
         self.text, self.finder, self.is_torn = text, Finder(text), False
         self.notes = set(re.findall(HANGING, text, re.MULTILINE))
         # With attributes and an end, a name is a tag's, even if it is nobody else's.
-        # A whole page of HTML, not a part that a site's template completes, has menus and the like around its article.
-        self.is_page = "md" not in kinds and bool(re.search(r"(?i)<(?:article|main)[\s>]", text))
         self.unknown = set(re.findall(r"</([a-z]\w*+)\s*+>", text)) & set(re.findall(rf"<([a-z]\w*+){QUOTED}+>", text))
+        # In a file of HTML menus go, and what is around its articles.
+        self.around = {"nav"} if "md" not in kinds else set()
+        if self.around and re.search(r"(?i)<(?:article|main)[\s>]", text):
+            self.around |= {"header", "footer"}
         # Of HTML: how far it is indented; start tags less end tags; which tags that begin a line are not yet closed.
         self.indent, self.balance, self.open = 0, Counter(), Counter()
         self.margins = [""]  # how far the content of each open component or box is indented
@@ -394,16 +398,17 @@ class Simplifier:
     def tag(self, opener: re.Match) -> tuple[str, int]:
         """Code written as HTML is code, some tags go with their content, `to_text` will read the others."""
         name, end, line = opener["name"].lower(), None, (opener["line"] or "").removeprefix(self.margins[-1])
-        around = name == "nav" or name in ("header", "footer") and self.balance["article"] + self.balance["main"] < 1
-        is_hidden = opener["hidden"] or self.is_page and around
+        is_inside = self.balance["article"] + self.balance["main"] > 0
+        is_hidden = opener["hidden"] or name in self.around and (name == "nav" or not is_inside)
         if not opener["slash"] and (opener["code"] or is_hidden or name == "pre"):
             # Bare and behind a word it may be just named, as in: add a <svg> tag.
             is_word = re.search(r"\w <(?!pre|script|style)\w++>\Z", self.text[max(0, opener.end() - 20) : opener.end()])
             find = self.finder.find_in_paragraph if opener["code"] or is_word else self.finder.find
             end = find(rf"{'(?<!`)' if is_word else ''}</{name}\s*+>", opener.end())
         if is_hidden:
-            # At the start of a line it must leave something: what is indented in the next would be code.
-            return line + ("<x-x>" if opener["line"] is not None else " "), (opener if opener[0].endswith("/>") else end or opener).end()
+            # A line on which nothing is left would make code of the next, if this is indented.
+            rest = " " if opener["line"] is None else "<x-x>"
+            return line + rest, (opener if opener[0].endswith("/>") else end or opener).end()
         if end:
             code = self.text[opener.end() : end.start()]
             code = html.unescape(ANY_TAG[False].sub(lambda tag: "\n" * (tag["name"].lower() == "br"), code))
@@ -428,6 +433,10 @@ class Simplifier:
             return line + "\n\n", opener.end()
         # A line that begins with the tag's end is no quote.
         return line + re.sub(r"(?<=\S)\n[ \t]*+(?=> *+\Z)", " ", opener[0][len(opener["line"] or "") :]), opener.end()
+
+    def unknown_tag(self, tag: re.Match) -> tuple[str, int]:
+        """Or a generic type."""
+        return "" if tag["name"] in self.unknown else tag[0], tag.end()
 
     def unindent(self, line: str, is_html: bool) -> str:
         """Inside HTML lines may be indented at will; they must not look like code, unless the HTML itself does."""
@@ -468,8 +477,7 @@ class Simplifier:
         ("mdx", rf"(?P<line>{START})?{TAGS[True]}(?P<rest>[ \t]*+$)?", tag),
         ("html", rf"(?<!\]\()(?P<line>{START})?{TAGS[False]}(?P<rest>[ \t]*+$)?", tag),
         ("md", r"(?P<line>^[ \t]*+)<(?P<slash>/?)(?-i:[A-Z])[\w.]*+(?=[\s/>])[^<>]*+>[ \t]*+$", enclosed),
-        ("html", rf"</?(?P<name>(?-i:[a-z])\w*+){QUOTED}*+>",
-         lambda self, tag: ("" if tag["name"] in self.unknown else tag[0], tag.end())),
+        ("html", rf"</?(?P<name>(?-i:[a-z])\w*+){QUOTED}*+>", unknown_tag),
         ("mdx", r"^import\s+(?:[\w*{}\s,$]{0,1000}?from\s*+)?[\"'][^\n]*+", ""),
         ("mdx", rf"^(?-i:export)\s+(?:(?:const|let|var|function|async|class|type|interface)\b|[{{*]|{EXPORT})", module),
         ("mdx", r"</?>", ""),
@@ -481,8 +489,9 @@ class Simplifier:
         ("md", r"(?<![a-z0-9_=])==(?=[^\s=])([^=\n]*+)(?<=\S)==(?![a-z0-9_=])", r"\1"),  # highlighted
         ("md", r"(?:^|(?<![|\s])[ \t]++)\^(?=[\w-]*[a-z])[\w-]{3,}+[ \t]*+$", ""),  # the name of a block, for links
         ("md", r"(?<=[\w.,;:!?)\"'*])\^\[(?=[^\[\]\s]*+ )([^\[\]\n]*+)\]", r" (\1)"),  # a footnote's text
-        ("md", rf"(?P<line>^[ \t]*+):::++(?:(?P<slash>[ \t]*+$)|[ \t]*+(?:\{{[^}}\n]*+\}}|[\w-]*+){LABEL})", enclosed),
-        ("md", rf"^[ \t]*+::[\w-]++(?=[\[{{]){LABEL}", r"\n\1"),  # a box of one line
+        ("md", rf"(?P<line>^ {{0,3}}):::++(?:(?P<slash>[ \t]*+$)|[ \t]*+(?:\{{[^}}\n]*+\}}|[\w-]*+){LABEL})", enclosed),
+        # A box of one line, or farther in, where it may be the first line of a block of code
+        ("md", rf"^[ \t]*+(?::::++[ \t]*+(?:\{{[^}}\n]*+\}}|[\w-]*+)|::[\w-]++(?=[\[{{])){LABEL}", r"\n\1"),
         ("md", r"^[ \t]*+/{3,}+(?:[ \t]++[\w-]++(?:[ \t]*+\|[ \t]*+([^\n]++))?)?[ \t]*+$", r"\n\1\n"),  # /// a | Title
         ("md", rf"^ {{0,3}}{ITEM}[ \t][^\n]*+\n[ \t]*+\{{:[^}}\n]*\btoc\b[^}}\n]*+\}}", ""),  # will be the contents
         # {: .class }, {.class} and {key=value} on a line of their own
@@ -695,7 +704,8 @@ def clean_parts(
         raise SkippedError("unpublished")
     if not drafts and ({draft, is_draft} & {"true", "yes", "on"} or status in ("draft", "auto-draft", "pending")):
         raise SkippedError("a draft (see --drafts)")
-    text, title = clean_text(body, kinds, **options), header.get("title", "")
+    # A header without a body is of a page that a template fills.
+    text, title = clean_text(body, kinds, **options), header.get("title", "") if body.strip() else ""
     return f"{' '.join(clean_text(title, kinds - {'mdx'}, **options).split())}\n\n{text}".strip() if titles else text
 
 
@@ -777,12 +787,9 @@ def find_files(root: Path, drafts: bool) -> tuple[list[Path], int]:
         ignored = IGNORED_FOLDERS | (set() if is_in(here / "x", POST_FOLDERS) else TEMPLATE_FOLDERS)
         ignored |= set() if drafts else DRAFT_FOLDERS
         names_shut = [name for name in subfolders if {name.lower(), name.lower().lstrip("_-. 0123456789")} & ignored]
-        for name in names_shut:
-            place = (here / name).as_posix()
-            if name.lower().endswith(("draft", "drafts")):
-                tell(f"left alone: {place!r}, drafts (see --drafts)")
-            else:
-                shut.append(place)
+        shut += [(here / name).as_posix() for name in names_shut if not is_in(Path(name, "x"), DRAFT_FOLDERS)]
+        for name in filter(lambda name: is_in(Path(name, "x"), DRAFT_FOLDERS), names_shut):
+            tell(f"left alone: {(here / name).as_posix()!r}, drafts (see --drafts)")
         subfolders[:] = [name for name in subfolders if name not in names_shut and not name.startswith(".")]
         files += [here / name for name in names]
         for name in filter(lambda name: os.path.islink(os.path.join(folder, name)), subfolders):
@@ -872,11 +879,12 @@ def split_export(text: str) -> Iterator[tuple[dict[str, str], str]]:
         body = re.sub(r"\[(/?)([a-zA-Z][\w-]*+)((?:[\s=/][^\[\]]*+)?)\]", shortcode, body)
         body = re.sub(r"\$latex\s++([^$]*+)\$", r"\1", body)
         header = {"title": "title", "date": "post_date", "status": "status", "password": "post_password"}
-        kinds[fields.get("post_type")] += 1
+        kinds[fields.get("post_type", "item")] += 1
         if fields.get("post_type") == "post":  # without tags, empty lines separate paragraphs
             yield {key: fields.get(name, "") for key, name in header.items()}, re.sub(r"\n\s*\n", "\n<p>\n", body)
     if not kinds["post"]:
-        raise SkippedError("no post in it, but " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+        found = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        raise SkippedError(f"no post in it, but {found or 'nothing'}")
 
 
 # --------------------------------------------------------------------- posts
@@ -978,7 +986,7 @@ def read_blog(
                 for header, body in split_export(text) if suffix == ".xml" else [split_front_matter(text, kinds)]:
                     try:
                         text = clean_parts(header, body, kinds, drafts=drafts, **options)
-                        posts.append((date_of(path, header), path, body if POST_BREAK in body else "", text))
+                        posts.append((date_of(path, header), path, body if POST_BREAK in body.strip() else "", text))
                     except SkippedError as error:
                         skip(path, str(error), header.get("title", "") if suffix == ".xml" else "")
             except (SkippedError, OSError) as error:

@@ -33,6 +33,8 @@ invalid YAML ‖ ---↵title: a: b: [↵---↵Body. ‖ Body.
 invalid YAML, good lines ‖ ---↵title: A: b↵? [c]↵---↵x ‖ A: b↵↵x
 invalid YAML, quotes and brackets in the title ‖ ---↵title: [A] "b" it's↵---↵x ‖ [A] "b" it's↵↵x
 invalid YAML, a quoted title ‖ ---↵title: 'It's b'↵---↵x ‖ It's b↵↵x
+invalid YAML, brackets in a quoted title ‖ ---↵title:   "A [b]"↵c: d: e↵---↵x ‖ A [b]↵↵x
+tabs in YAML ‖ ---↵title:  A's [b] "c"↵tags: ↹↹d↵e:↵↹- f↵---↵x ‖ A's [b] "c"↵↵x
 invalid YAML in which there is text ‖ ---↵title: T↵↵One.↵↵---↵↵Two. ‖ title: T↵↵One.↵↵Two.
 text between rules ‖ ---↵One↵more.↵---↵Two.↵↵--- ‖ One more.↵↵Two.
 impossible date ‖ ---↵date: 2015-02-30↵title: T↵---↵Body. ‖ T↵↵Body.
@@ -48,6 +50,10 @@ invalid TOML, good lines ‖ +++↵title = "T"↵date = 2020-1-1↵+++↵x ‖ T
 JSON ‖ {↵  "title": "T } 1",↵  "tags": ["a"]↵}↵↵x ‖ T } 1↵↵x
 old Hexo ‖ title: A↵tags:↵- b↵---↵x ‖ A↵↵x
 Pelican ‖ Title: A: b↵Date: 2020-01-01↵↵x ‖ A: b↵↵x
+Pelican, another field first ‖ Date: 2020-01-01↵Title: A↵Save-as: b↵Summary: c↵    d↵↵x ‖ A↵↵x
+no header of Pelican's ‖ Title: A↵↵Author: b↵Date: c↵↵x ‖ Title: A↵↵Author: b Date: c↵↵x
+Nikola ‖ <!--↵.. title: A: b↵.. date: 2020-01-01↵-->↵↵x ‖ A: b↵↵x
+Nikola without a comment ‖ .. title: A↵.. slug: b↵↵x ‖ A↵↵x
 no title, empty lines before ‖ ↵↵---↵title: ~↵---↵x ‖ x
 invalid or empty TOML ‖ +++↵+++↵+++↵x ‖ +++ x
 rules, setext headings ‖ Head↵---↵↵One.↵↵---↵↵* * *↵↵Two.↵↵C↵= ‖ Head↵↵One.↵↵Two.↵↵C
@@ -67,6 +73,8 @@ indented code ‖ a↵↵    x = '<div>'↵↵    y = '</div>'↵↵b ‖ a↵�
 inline code ‖ `a_b` ``c ` d`` `<p>` `Vec<T>` `&amp;` `[e](f)` `a --- b` ‖ a_b c ` d <p> Vec<T> &amp; [e](f) a --- b
 inline code keeps words apart ‖ an `A `is an` B` here; file `c `,` d `. ‖ an A is an B here; file c, d.
 code as HTML ‖ <code>a &lt; b_c_d</code> <kbd>e</kbd>↵<pre>x↵↵y</pre>↵f ‖ a < b_c_d e↵↵f
+verses ‖ a <pre class="wp-block-verse">b *c*↵ <i>d</i> &lt;↵↵e</pre>↵<pre class="wp-block-code">x</pre>
+  ‖ a↵↵b *c*↵d <↵↵e
 Liquid ‖ a {{ b }} c {%- if d -%}e{% endif %} {% include f↵ g='h' %}i `{% raw %}{{ x }}{% endraw %}` ‖ a c e i {{ x }}
 Liquid's code and comments ‖ {% highlight a %}↵x↵{% endhighlight a %}↵b {% comment %}c{% endcomment %}d ‖ b d
 Octopress ‖ a↵{% codeblock b.rb %}↵x↵{% endcodeblock %}↵c↵{% pullquote %}d{% endpullquote %} ‖ a↵↵c d
@@ -74,7 +82,7 @@ Eleventy ‖ a {# b↵↵c #} d {% set e = 1 %} ‖ a d
 tags in inline code ‖ `{% comment %}` a `{% endcomment %}` b `{{< c >}}` `{% raw %}d{% endraw %}`
   ‖ {% comment %} a {% endcomment %} b {{< c >}} d
 words in tags ‖ {% include figure b="c" caption="*d*" %} e {% post_link f 'g h' %} {{< figure title="i" attr='j' k=l >}}
-  ‖ d↵↵e g h↵↵i↵↵j
+  {% figure src='k', caption='l' %} ‖ d↵↵e g h↵↵i↵↵j↵↵l
 indented between shortcodes ‖ {{< a >}}↵    {{% b %}}↵↵        c↵    {{% /b %}}↵{{</ a >}}↵    {{< a/>}}↵↵    d ‖ c
 unclosed Liquid ‖ a {% comment %}b {% highlight x %}c {% d↵↵e {{ f ‖ a b c {% d↵↵e {{ f
 Hugo ‖ a {{< b "c" >}} {{% note %}}d{{% /note %}}↵{{< highlight a >}}↵x↵{{< /highlight >}}↵e{{< chart >}}f{{< /chart >}}
@@ -83,6 +91,7 @@ Hugo, shown ‖ {{< figure src="a" caption="It's *b*" >}} {{< d caption=`e` >}} 
   ‖ It's b↵↵e↵↵{{< c "d" >}} {{ .E }}
 shortcodes of one name ‖ {{< code-toggle a=b />}}↵c {{< code >}} d↵↵{{< code-toggle >}}e{{< /code-toggle >}}↵f ‖ c d↵↵f
 components in Markdown ‖ <A b="c">↵*d* {/* e */}↵↵Vec<T>↵</A>↵↵<B↵  f='g'↵/>↵↵h ‖ d↵↵Vec<T>↵↵h
+indented in a component ‖ <Aa>↵    b↵↵    <p>c</p>↵</Aa>↵↵    code↵↵<B c="d"/>↵↵    code↵↵e ‖ b↵↵c↵↵e
 Obsidian ‖ [[A]] [[b|c]] [[d#e]] ![[f.png]] %%g%% 5%% h↵↵%%↵i↵↵j↵%%↵↵> [!note] k ‖ A c d > e 5%% h↵↵k
 links to pages among letters ‖ 中[[a|文]]。 _[[b]]_ c[[d]] ‖ 中文。 b c[[d]]
 Obsidian's boxes ‖ > [!a|b]+ c↵> d↵↵> [![e](f)](g) h↵> i↵↵- [/] d↵- [>] e ‖ c↵d↵↵h i↵↵- d↵- e
@@ -97,8 +106,12 @@ no tags ‖ Vec<T>, std::vector<std::string>, a < b and c > d <- e
   ‖ Vec<T>, std::vector<std::string>, a < b and c > d <- e
 generics of Java ‖ - Class<?> a(Class<?> b)↵- List<? super T> c ‖ - Class<?> a(Class<?> b)↵- List<? super T> c
 a comment ends a list ‖ 1. a↵↵<!-- -->↵↵    code↵↵b ‖ 1. a↵↵b
+indented in custom elements ‖ a↵<x-a↵↹b="c"↵>↵↹d↵  <x-b>↵    <p>e</p>↵  </x-b>↵</x-a>↵↵    code↵↵f ‖ a↵↵d↵↵e↵↵f
+unknown tags ‖ <alert a="b" c='d'>e</alert> Vec<f> <g h="i"> </j> <rb>k</rb> ‖ e Vec<f> <g h="i"> </j> k
 custom elements ‖ a<x-note>b</x-note> c <x-cite k='d'></x-cite>. <d-code>e</d-code> ‖ a b c.
 hidden content ‖ a<script>b↵↵    c</script><svg><text>d</text></svg> e <!-- f↵↵*g* --> h <script> i ‖ a e h i
+tags that are named in prose ‖ Add an <svg> tag.↵↵b `</svg>` c <svg a="d">↵↵e</svg>f ‖ Add an tag.↵↵b </svg> c f
+indented after hidden content ‖ <iframe></iframe>↵    <p>a</p>↵↵    code↵↵b ‖ a↵↵b
 indented HTML ‖ <div>↵    <p>a</p>↵↵    b↵</div>↵↵    code ‖ a↵↵b
 indented HTML in a quote ‖ > <div>↵>     <p>a</p>↵>↵>     <p>b</p>↵> </div> ‖ a↵↵b
 HTML that is not balanced ‖ <div>↵ <p>a</div>↵↵    <p>↵     b</p>↵↵    <p>c</p>↵↵d ‖ a↵↵b↵↵c↵↵d
@@ -111,8 +124,13 @@ kramdown ‖ {: .a}↵# H {#id}↵↵*e*{: .f} g {:a => 1}↵↵* TOC↵{:toc}�
 attributes on lines ‖ a↵{.b #c}↵↵> d↵{e="f"}↵↵# g↵{: .h}{: .i}↵↵- > {: .j}↵  > k ‖ a↵↵d↵↵g↵↵- k
 attributes at the ends of lines ‖ ## A{#b}↵↵## C {: #d .e}↵↵5%{.f}↵g.{.h}↵{i} ‖ A↵↵C↵↵5% g. {i}
 kramdown's comments ‖ - {::comment}↵  a↵  {:/comment}↵- b {::nomarkdown}c{:/} ‖ - b c
-pandoc ‖ ## A {#b .c}↵↵[d](e){.f} [g]{.h} ![i](j){width=5}k↵↵::: note↵l↵:::↵↵m ‖ A↵↵d g k↵↵l↵↵m
+pandoc ‖ ## A {#b .c}↵↵[d](e){.f} [g]{.h} ![i](j){width=5}k [l](m){ .n }↵↵::: note↵l↵:::↵↵m ‖ A↵↵d g k l↵↵l↵↵m
 boxes with titles ‖ :::a[B *c*]{.d}↵e↵:::↵f↵::: g h i↵j↵:::↵↵::k[l]{m=n}↵↵::o ‖ B c↵e↵↵f↵↵h i↵j↵↵l↵↵::o
+indented in a box ‖ :::a↵    b↵:::↵↵    :::python↵    code↵↵c ‖ b↵↵c
+boxes of Python-Markdown ‖ !!! a "B"↵    c↵↵    === "D"↵↵        e↵↵        - f↵↵    g↵↵    ???+ h↵↵↹↹i↵↵j
+  ‖ B↵↵c↵↵D↵↵e↵↵- f↵↵g↵↵i↵↵j
+boxes with slashes ‖ /// a | B c↵    d: e↵↵f↵///↵↵g ‖ B c↵↵f↵↵g
+no boxes ‖ !!! a↵↵b ??? c↵↵=== "d" ‖ !!! a↵↵b ??? c↵↵=== "d"
 a footnote in the text ‖ a.^[It is *b*.] c^[d] ‖ a. (It is b.) c^[d]
 footnotes ‖ a[^1] b[^x]: c.↵↵[^1]: d↵↵    e↵[^x]: f ‖ a b: c.↵↵d↵↵e↵↵f
 definitions ‖ Term↵: text↵↵    more↵↵b ‖ Term↵↵text↵↵more↵↵b
@@ -147,6 +165,8 @@ MDX = """import A from "a"\nimport {\n  B,\n} from 'b'\n# Z\n\nexport const y = 
 <A h={() => <i>x</i>} j='k>l' />\n\n<B>\n    <B.C l={{ m: "n" }}>\n\n        Deep *m*.\n\n    </B.C>\n</B>\n
 import taxes {/* n */}rise{" "}now, <D>o</D>+<></>p `{q}`{'{'}.\n\n```\nexport const r = {\n```\n\n<D>s</D><D>t</D>"""
 
+PAGE = "<title>A</title><header>e</header><nav>f</nav><•><header>b</header>c<footer>d</footer></•><footer>h</footer>"
+
 # A line holds a source and its text.
 MDX_TABLE = r"""
 <Aa>↵  <Bb c="d">↵↵    ## E↵↵    - f↵    - g↵↵    1. h↵↵       i↵    2. j↵↵    k↵  </Bb>↵</Aa>↵↵- l
@@ -180,6 +200,8 @@ def test_mdx(row):
         ("at http://a.b/c now", {"urls": "drop"}, "at now"),
         ("---\ntitle: a\n---\n“b” — c…", {"titles": False, "fold": False}, "“b” — c…"),
         ("<p>*a*</p>\n\n    <p>b &amp; c</p>", {"markdown": False}, "*a*\n\nb & c"),
+        (PAGE.replace("•", "article"), {"markdown": False}, "A\n\nb\n\nc\n\nd"),
+        (PAGE.replace("•", "div"), {"markdown": False}, "A\n\ne\n\nb\n\nc\n\nd\n\nh"),
         (MDX, {"mdx": True}, "Z\n\nY\n\nF\n\nDeep m.\n\nimport taxes rise now, o+p {q}{.\n\ns t"),
     ],
 )
@@ -279,6 +301,7 @@ HOSTILE = patterns(r"""
 `a ¦ ` x↵ ¦  ↵ ¦ [^a]: x↵ ¦ [a]: b↵ ¦ http:// ¦ www.a) ¦ <ul><li>a ¦ %% ¦ import {↵↵ ¦ export {↵ ¦ word
 |a|↵ ¦ -↵↵    a↵ ¦ ~~~↵ ¦ :::a↵ ¦ {::comment} ¦ <p></div> ¦ </p> ¦ <a b="< ¦ ]( ¦ {#a
 {#  ¦ <%* ¦ <? ¦ \\[ ¦ ==a ¦ a^[b  ¦ {.a ¦ \begin{a}↵ ¦ {' ¦ ^a ¦ www.a/) ¦ ( ¦ ---↵ ¦ a:↵ ¦ \[↵ ¦ {"
+!!! a↵ ¦ !!! a↵    b↵ ¦ === "a"↵↵ ¦ <a b="c" ¦ <A>↵ ¦ :::↵ ¦ a <svg> ¦ .. a: b↵ ¦ <pre class= ¦ title: a↵  b↵ ¦ ///↵
 > > > >  ¦          ¦ {{< a >}}↵{{< /a >}}↵ ¦ > ```↵> a↵ ¦ - ```↵  a↵↵ ¦ export default a↵ ¦ `{% ¦ -     a↵ ¦ <Aa>↵
 """)
 
@@ -365,6 +388,7 @@ plain text || posts/a.txt=↹One.↵↵      Two.↵- b↵    - c || One.↵↵T
 a site called blog || blog/content/a.md=a ¦ blog/README.md=r ¦ dist/posts/a.html=A || a
 an invalid header has a date || posts/a.md=---↵title: "A": b↵date: 2021-05-01↵draft: false↵---↵b ¦
   posts/b.md=---↵date: 2020-05-01↵---↵a ¦ posts/c.md=---↵x: y: z↵draft: true↵---↵c || a¦b
+folders of years || posts/2020/11-02-b.md=b ¦ posts/2020/11-01-a.md=a ¦ posts/2021/01-01/c.md=c || a¦b¦c
 folders of dates || posts/2020/02/01/b.md=b ¦ posts/2020/01/02-a.md=a ¦ posts/2019/2-2-0.md=---↵date: 2021-01-01↵---↵c
   || a¦b¦c
 large letters || Content/Posts/a.MD=a ¦ b.md=b ¦ README.md=c || a
@@ -372,6 +396,10 @@ the name first || posts/2020-01-02-a.md=---↵date: 2011-01-01↵---↵b ¦ post
 folders with dates || posts/2020-02-01-b/index.md=b ¦ posts/2020-01-01-a/index.md=a || a¦b
 a diary and notes || 2020-01-01.md=b ¦ 2020-01-02.md=c ¦ note.md=a || a¦b¦c
 notes without dates || a.md=a ¦ b/c.md=c ¦ LICENSE.txt=l ¦ README.md=r ¦ index.html=i || a¦c
+notices among posts || posts/a.md=a ¦ posts/b/robots.txt=b ¦ posts/b/LICENSE.txt=c ¦ posts/google0123456789.html=d || a
+a header alone || posts/a.md=a ¦ posts/b.md=---↵title: Search↵---↵ || a
+parts that are no posts || posts/2020-01-01-a.md=One.↵↵↵*** ¦ posts/2020-01-02-b.md=![x](y) ¦
+  posts/2020-01-03-c.md=c Bye.↵↵↵c Bye. ¦ posts/2020-01-04-d.md=d↵c Bye. || One.¦c Bye.↵↵c Bye.¦d c Bye.
 a README among posts || posts/a/README.md=a || a
 one dated name || _posts/2020-01-01-z.md=z ¦ _posts/a.md=a ¦ _posts/b.md=b || a¦b¦z
 one undated name || _posts/2020-01-01-z.md=z ¦ _posts/about.md=a || z
@@ -379,6 +407,11 @@ drafts || posts/a.md=a ¦ posts/b.md=---↵draft: true↵---↵b ¦ posts/c.md=+
 no posts || a.md=a ¦ 99 - Templates/b.md=b ¦ _templates/c.md=c ¦ INSTALL.md=d ¦ GEMINI.md=e || a
 a draft in JSON || posts/a.md=a ¦ posts/b.md=---↵isDraft: true↵---↵b ¦ posts/d.md=---json↵{"draft": true}↵---↵d || a
 drafts wanted | --drafts | _posts/2020-01-01-a.md=---↵draft: true↵---↵a ¦ _drafts/c.md=c || a¦c
+folders of drafts || posts/a.md=a ¦ posts/drafts/b.md=b ¦ Drafts/c.md=c ¦ posts/draft/d.md=d ¦
+  posts/e.md=Date: x↵Title: y↵Status: draft↵↵e || a
+folders of drafts wanted | --drafts | posts/a.md=---↵date: 2020-01-01↵---↵a ¦ posts/drafts/b.md=b ¦
+  drafts/c.md=c || a¦c¦b
+only drafts by name | --drafts | a.md=a ¦ drafts/b.md=b || a¦b
 unpublished || posts/a.md=---↵published: false↵---↵a ¦ posts/b.md=b || b
 unpublished wanted | --unpublished | posts/a.md=---↵published: false↵---↵a ¦ posts/b.md=b || a¦b
 ignored folders || _posts/2020-01-01-a.md=a ¦ _site/_posts/b.md=b ¦ .git/_posts/c.md=c ¦ d.md=d || a
@@ -434,8 +467,12 @@ def test_blog(tmp_path, files, options, text, packed):
     assert b"\r" not in (tmp_path / "out" / "blog.txt").read_bytes()
 
 
-def test_an_export_as_a_file(tmp_path):
+def test_an_export_as_a_file(tmp_path, capsys):
     assert run(write(tmp_path, {"a.xml": WORDPRESS}) / "a.xml", output=tmp_path / "o.txt")[1].count("T & 20") == 3
+    assert "skipped 'T &amp; 2020-01-01' in " in capsys.readouterr().err
+    pages = export(item("a", kind="page"), item("b", kind="page"), item("c", kind="recipe"))
+    assert run(write(tmp_path, {"b.xml": pages}) / "b.xml", output=tmp_path / "p.txt") == (1, None)
+    assert "no post in it, but 2 page, 1 recipe" in capsys.readouterr().err
 
 
 def test_what_is_said(tmp_path, capsys):
@@ -474,6 +511,14 @@ def test_a_post_is_not_overwritten(tmp_path, name):
     assert (posts / name).read_bytes() in [
         content if isinstance(content, bytes) else content.encode() for content in files.values()
     ]
+
+
+def test_what_is_left_alone(tmp_path, capsys):
+    files = {f"pages/{name}.md": "x" for name in "abc"} | {"about.md": "x", "posts/a.md": "a", "posts/drafts/b.md": "b"}
+    run(write(tmp_path / "site", files), output=tmp_path / "o.txt")
+    err = capsys.readouterr().err
+    assert "left alone: 4 files outside a posts' folder, 3 of them in 'pages'" in err
+    assert "left alone: 'posts/drafts', drafts (see --drafts)" in err
 
 
 PLACES = [("public/a.md", "", 1), ("public/a.md", "public", 0), ("public/posts/a.md", "public", 0), ("a.md", "", 0)]
