@@ -31,8 +31,7 @@ TINY = dict(configuration="as written", text_source="text.txt", n_layer=2, n_hea
             experiments="off")
 SMALLER = {  # added to cells, for experiments in seconds; these two run on a GPU only, but need none
     "pair-train": "\nwhole_train_plainly = train_plainly\ndef train_plainly(model, steps, *args, **options):\n"
-                  "    options['batch_size'] = 4\n"
-                  "    return whole_train_plainly(model, steps if steps == 500 else 3, *args, **options)\n"
+                  "    return whole_train_plainly(model, 25 if steps == 500 else 3, *args, **options) * 20\n"
                   "whole_write_plainly = write_plainly\ndef write_plainly(model, length=200, *args, **options):\n"
                   "    return whole_write_plainly(model, min(length, 30), *args, **options)",
     "count-show": "\nfor c in CONFIGURATIONS.values():\n"
@@ -46,14 +45,16 @@ SMALLER = {  # added to cells, for experiments in seconds; these two run on a GP
     "effort": "\npart_of_steps = min(part_of_steps, 0.01)",
     "pieces": "\nwhole_train_together = train_together\ndef train_together(jobs, texts, look=None):\n"
               "    return whole_train_together([replace(c, n_embd=8, n_head=2, block_size=8, batch_size=2, max_iters=2)"
-              "\n        if c.n_layer < 24 else c for c in jobs], texts, look and 1)"}
+              "\n        if c.n_layer != 5 else c for c in jobs], texts, look and 1)"}
 
 
 def smaller(cell):
     """The cell's code, for a run in seconds."""
     fewer = CODE[cell].replace("rounds, longest = 700,", "rounds, longest = 5,")
     fewer = fewer.replace("[:500_000], 2048)", "[:5000], 200)").replace('"", 800, temperature', '"", 50, temperature')
-    fewer = fewer.replace('20 if effort == "off" else 100', '2').replace("len(sixteenth) > 5_000", "True")
+    fewer = fewer.replace("prompt, 800, temperature", "prompt, 200, temperature")
+    fewer = fewer.replace('20 if effort == "off" else 100', "2").replace("n_layer=24", "n_layer=5")
+    fewer = fewer.replace("range(1, 25)", "range(1, 6)").replace("len(sixteenth) > 5_000", "True")
     fewer = fewer.replace(", 1500, t,", ", 100, t,").replace("[i:i + 100]", "[i:i + 55]")
     fewer = fewer.replace('256, 3, 4, 128), "automatic",', '16, 1, 2, 8, batch_size=4, max_iters=20), "as written",')
     return fewer + SMALLER.get(cell, "")
