@@ -165,9 +165,9 @@ def test_the_improvements_are_all_that_the_default_adds_to_the_plain_network(les
 
 
 def test_a_cell_that_is_run_again_does_not_bring_the_plain_network_back(lesson):
-    names = Names(lesson)
+    names = Names(lesson, dtype=torch.bfloat16)
     for cell in ("gpt", "evaluate", "generate"):
         exec(CODE[cell], names)
     net = names.build(network(lesson).cfg)
-    assert hasattr(net.blocks[0].attn, "gate")
+    assert hasattr(net.blocks[0].attn, "gate") and names.mixed_precision(net) is not net
     assert isinstance(names.reader(net, lesson.CharTokenizer("abc")), names.Reader)

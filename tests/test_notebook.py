@@ -238,14 +238,16 @@ def test_script_and_module_run_by_the_commands_of_readme(tmp_path):
         PYTHONIOENCODING="cp1252")  # as on Windows
     assert done.returncode == 0 and done.stderr == "" and "step 30 of 30" in done.stdout
     assert re.findall(r"^(\d+)\. \w", done.stdout, re.M) == [str(i) for i in range(1, 15)], "the sections' headings"
-    (tmp_path / "use.py").write_text(use, encoding="utf-8")
+    (tmp_path / "use.py").write_text(f"{use}\nprint(flush=True)\nload('nowhere')\n", encoding="utf-8")
     wrote = run("use.py", PYTHONIOENCODING="utf-8")
-    assert wrote.returncode == 0 and wrote.stdout.startswith("Today") and len(wrote.stdout) > 100 and wrote.stderr == ""
-    both = run("-m", "torch.distributed.run", "--nproc_per_node=2", script.split()[0], *arguments, "max_iters=40",
-        PYTHONIOENCODING="utf-8")
-    assert both.returncode == 0 and both.stdout.count("step 40 of 40") == 1, both.stderr
-    assert "Going on from step 30" in both.stdout and len([*(tmp_path / "checkpoints").iterdir()]) == 1
-    refused = run(script.split()[0], "prompt")
+    assert wrote.stdout.startswith("Today") and len(wrote.stdout) > 100 and wrote.returncode
+    assert re.fullmatch(r"Stopped: there is no checkpoint in 'nowhere'.*\n", wrote.stderr)
+    for steps, begins in ((30, "step 0 of 30"), (40, "Going on from step 30")):
+        both = run("-m", "torch.distributed.run", "--nproc_per_node=2", script.split()[0], *arguments,
+            f"max_iters={steps}", "checkpoint_folder=both", PYTHONIOENCODING="utf-8")
+        assert both.returncode == 0 and both.stdout.count(f"step {steps} of {steps}") == 1, both.stderr
+        assert begins in both.stdout and len([*(tmp_path / "both").iterdir()]) == 1
+    refused = run(script.split()[0], "prompt")  # what else is refused: test_text.py
     assert refused.returncode != 0 and re.fullmatch("Stopped: 'prompt' sets no field.*\n", refused.stderr)
 
 
